@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,9 @@ def written(polynomial: Polynomial) -> str:
     return " + ".join(f"{n if n != 1 or not x else ''}{x}" for n, x in terms if n)
 
 
-def in_order(decimals: list[str], key: Any) -> str:
-    """The decimals as a list in words, smallest first."""
-    return ", ".join(sorted(decimals, key=key))
+def in_order(decimals: list[str], size: Callable[[str], Fraction]) -> str:
+    """The decimals with commas between them, smallest first."""
+    return ", ".join(sorted(decimals, key=size))
 
 
 DECIMALS = ["0.6", "0.238", "0.45"]
@@ -190,7 +191,7 @@ COMPUTED: dict[str, tuple[object, object]] = {
     "math-fractions-add": (Fraction(1, 2) + Fraction(1, 3), Fraction(1 + 1, 2 + 3)),
     "math-decimals-order": (
         in_order(DECIMALS, Fraction),
-        in_order(DECIMALS, lambda decimal: int(decimal.partition(".")[2])),
+        in_order(DECIMALS, lambda decimal: Fraction(decimal.partition(".")[2])),
     ),
     "math-dividir-entre-un-medio": (8 / Fraction(1, 2), 8 // 2),
     "math-order-of-operations": (12 - 5 + 4, 12 - (5 + 4)),
