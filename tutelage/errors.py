@@ -22,6 +22,7 @@ What the user can mend ends the command with exit code 2 and a message that says
     └── EmbeddedError             the embedded model could not be fetched or started
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -110,6 +111,11 @@ class ShapeError(CallError):
     """A reply is empty or does not fit its schema, after the repairs."""
 
     reason = "wrong_shape"
+
+    def __init__(self, message: str, replies: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.replies = replies
+        """The replies that did not fit, for the transcript's `unfinished`."""
 
 
 class EmbeddedError(TutelageError):

@@ -1,0 +1,1 @@
+"""The built-in dialogues, one file each, one screen each."""

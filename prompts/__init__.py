@@ -1,0 +1,1 @@
+"""The built-in prompts: one Markdown template for each role or purpose. A user's `prompts/NAME.md` overrides ours."""

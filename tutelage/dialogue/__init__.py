@@ -1,0 +1,1 @@
+"""What a dialogue is, and how roles take part in it."""

@@ -1,0 +1,166 @@
+"""Asking a model in a role: one call, and the repair of a reply that does not fit its schema."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel, ValidationError
+
+from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.prompt import Message, Prompt
+from tutelage.dialogue.turn import Call, Step
+from tutelage.errors import ShapeError
+
+REPAIRS = 2
+"""How often a reply that is empty or does not fit its schema is asked for again."""
+
+Value = TypeVar("Value")
+Shape = TypeVar("Shape", bound=BaseModel)
+
+_MESSAGE_TYPES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """Where in a dialogue a call is made."""
+
+    dialogue: str
+    turn: int
+    attempt: int = 0
+
+    def seed(self, run_seed: int, role: str, candidate: int) -> int:
+        """The seed of a call: 31 bits of a hash, so that a run's calls differ and a run made again does not."""
+        key = f"{run_seed}/{self.dialogue}/{role}/{self.turn}/{self.attempt}/{candidate}"
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Generic[Value]):
+    """What a model said in a role."""
+
+    text: str
+    value: Value
+    """The text itself, or what its schema made of it."""
+    call: Call
+    misfits: list[Step]
+    """The replies before this one that were empty or did not fit."""
+
+
+async def ask(agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> Reply[str]:
+    """Asks a role for plain text.
+
+    Raises:
+        ShapeError: The reply was empty, also when asked for again.
+        CallError: The call failed for good.
+    """
+    return await _ask(agent, prompt, cast, occasion, _some_text, schema=None)
+
+
+async def ask_for(schema: type[Shape], agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> Reply[Shape]:
+    """Asks a role for a reply that fits a schema; the schema goes to the endpoint as a structured output.
+
+    Raises:
+        ShapeError: The reply did not fit, also when asked for again with the error.
+        CallError: The call failed for good.
+    """
+    return await _ask(agent, prompt, cast, occasion, schema.model_validate_json, schema=schema)
+
+
+async def _ask(
+    agent: Agent,
+    prompt: Prompt,
+    cast: Cast,
+    occasion: Occasion,
+    read: Callable[[str], Value],
+    *,
+    schema: type[BaseModel] | None,
+) -> Reply[Value]:
+    misfits: list[Step] = []
+    for candidate in range(1 + REPAIRS):
+        text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
+        try:
+            return Reply(text=text, value=read(text), call=call, misfits=misfits)
+        except ValueError as error:  # pydantic's ValidationError is one
+            misfits.append(Step(kind="misfit", role=agent.role, text=text, call=call))
+            complaint = _complaint(error, call)
+            prompt = _with_note(prompt, cast.prompts.render("repair", error=complaint))
+    raise ShapeError(
+        f"the role {agent.role!r} gave {1 + REPAIRS} replies that do not fit what was asked for: {complaint}", misfits
+    )
+
+
+async def _call(
+    agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion, candidate: int, schema: type[BaseModel] | None
+) -> tuple[str, Call]:
+    player = cast.player(agent.role)
+    sampling = {**agent.sampling, **player.sampling}
+    options = {**sampling, "seed": occasion.seed(cast.seed, agent.role, candidate)}
+    if schema is not None:
+        options["response_format"] = _response_format(schema)
+    config: RunnableConfig = {
+        "run_name": agent.role,
+        "metadata": {"role": agent.role, "view": agent.view, "dialogue": occasion.dialogue},
+    }
+    cast.keep_prompt(occasion.dialogue, prompt)
+    started = time.monotonic()
+    answer = await player.model.ainvoke([_as_langchain(message) for message in prompt.messages], config, **options)
+    seconds = time.monotonic() - started
+    return str(answer.text).strip(), _record(answer, prompt, sampling, options["seed"], seconds)
+
+
+def _record(answer: AIMessage, prompt: Prompt, sampling: dict[str, Any], seed: int, seconds: float) -> Call:
+    usage = answer.usage_metadata
+    details = answer.response_metadata
+    return Call(
+        model=details.get("model_name", "unknown"),
+        adapter=details.get("adapter"),
+        endpoint=details.get("endpoint"),
+        sampling=sampling,
+        seed=seed,
+        prompt_sha256=prompt.sha256,
+        prompt_tokens=usage["input_tokens"] if usage else 0,
+        cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0) if usage else 0,
+        completion_tokens=usage["output_tokens"] if usage else 0,
+        finish_reason=details.get("finish_reason"),
+        seconds=round(seconds, 4),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _as_langchain(message: Message) -> BaseMessage:
+    # Cached, for each call of a view sends the same messages again, and making them is a fifth of a call's cost.
+    return _MESSAGE_TYPES[message.role](message.content)
+
+
+@lru_cache(maxsize=256)
+def _response_format(schema: type[BaseModel]) -> dict[str, Any]:
+    # `response_format` and not vLLM's own `structured_outputs`: llama.cpp ignores the latter without a word.
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": schema.__name__, "schema": schema.model_json_schema(), "strict": True},
+    }
+
+
+def _some_text(text: str) -> str:
+    if not text:
+        raise ValueError("the reply was empty")
+    return text
+
+
+def _complaint(error: ValueError, call: Call) -> str:
+    if call.finish_reason == "length":
+        return f"it was cut off after {call.completion_tokens} tokens: be briefer"
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in error.errors())
+    return str(error)
+
+
+def _with_note(prompt: Prompt, note: str) -> Prompt:
+    *before, last = prompt.messages
+    return Prompt((*before, Message(last.role, (*last.parts, note))))

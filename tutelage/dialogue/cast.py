@@ -1,0 +1,72 @@
+"""Who plays which role: the runtime context of a dialogue's graph."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from langchain_core.language_models import BaseChatModel
+
+from tutelage.dialogue.prompt import Prompt, PromptLibrary
+from tutelage.errors import ConfigError
+
+DEFAULT_PLAYER = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How far a dialogue may go."""
+
+    messages: int = 16
+    """Public turns of a dialogue."""
+    revisions: int = 2
+    """Drafts sent back for one turn."""
+    tokens: int = 8192
+    """Prompt and completion of one call together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """A model in a role."""
+
+    model: BaseChatModel
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Temperature and the like for this role; what is not here is the agent's own choice."""
+
+
+def _keep_nothing(dialogue: str, prompt: Prompt) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cast:
+    """Which model plays which role, and what holds for every dialogue of a run.
+
+    It is the `context_schema` of every dialogue's graph: a node gets it as `runtime.context`.
+    """
+
+    players: Mapping[str, Player] = field(default_factory=dict)
+    """By role; the one called `default` plays the roles that are not named."""
+    prompts: PromptLibrary = field(default_factory=PromptLibrary)
+    limits: Limits = field(default_factory=Limits)
+    seed: int = 0
+    keep_prompt: Callable[[str, Prompt], None] = _keep_nothing
+    """Called with the dialogue's id and the prompt of each call, before the call is made."""
+
+    @classmethod
+    def of(cls, model: BaseChatModel, **roles: BaseChatModel) -> Self:
+        """A cast in which `model` plays every role but those named: `Cast.of(large, student=small)`."""
+        everyone = {DEFAULT_PLAYER: model, **roles}
+        return cls(players={role: Player(model=each) for role, each in everyone.items()})
+
+    def player(self, role: str) -> Player:
+        """Who plays the role.
+
+        Raises:
+            ConfigError: Nobody does.
+        """
+        player = self.players.get(role) or self.players.get(DEFAULT_PLAYER)
+        if player is None:
+            raise ConfigError(
+                f"nobody plays the role {role!r}: name its model under `roles:`, or call a model `default`"
+            )
+        return player

@@ -1,0 +1,30 @@
+"""The state of a LangGraph graph that is a dialogue."""
+
+import operator
+from typing import Annotated, TypedDict
+
+from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
+
+
+class Dialogue(TypedDict, total=False):
+    """What LangGraph carries from node to node, and what a checkpoint of a dialogue holds.
+
+    Subclass it to carry more. `turns` is what has been said; the channels after it hold the turn under way and
+    the lists are empty between turns.
+    """
+
+    id: str
+    """Derived from run, brief and repetition."""
+    brief: Brief
+    turns: Annotated[list[Turn], operator.add]
+    speaker: str
+    """The role whose turn is under way."""
+    attempts: Annotated[list[Attempt], operator.add]
+    """Drafts of the turn under way, oldest first; the last one is under review."""
+    reviews: Annotated[list[Review], operator.add]
+    """Of the draft under review, one for each reviewer."""
+    steps: Annotated[list[Step], operator.add]
+    """Other calls made for the turn under way."""
+    outcome: Outcome
+    """Set by a node that ends the dialogue itself; otherwise the stop rules say how it ended."""

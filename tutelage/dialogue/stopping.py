@@ -1,0 +1,116 @@
+"""How a dialogue ends: stop rules with a typed reason, and the route that asks them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from langgraph.graph import END, StateGraph
+from langgraph.runtime import Runtime
+
+from tutelage.dialogue.cast import Cast, Limits
+from tutelage.dialogue.state import Dialogue
+from tutelage.dialogue.turn import Call, Outcome, Turn
+
+
+class Reason(StrEnum):
+    """Why a dialogue was completed. A graph may have reasons of its own; a failed dialogue has its error's."""
+
+    MASTERED = "mastered"
+    """The student gave the answer."""
+    AGREED = "agreed"
+    """The speakers came to one answer."""
+    OUT_OF_TURNS = "out_of_turns"
+    OUT_OF_TOKENS = "out_of_tokens"
+    """The next call might not fit `limits.tokens`."""
+    ENDED = "ended"
+    """The graph came to its end by an edge, not by a stop rule."""
+
+
+class StopRule(Protocol):
+    """Says whether a dialogue is over: a pure function of the dialogue and the run's limits.
+
+    Pure, for it is asked twice: by the route, and by the run when it writes down how the dialogue ended.
+    """
+
+    def __call__(self, dialogue: Dialogue, limits: Limits, /) -> Outcome | None:
+        """How the dialogue ended, or None if it goes on."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """Where a dialogue goes after a turn: on, to its end if a stop rule says so, or back to a speaker with its draft."""
+
+    then: str
+    rules: tuple[StopRule, ...] = ()
+    speaker: str | None = None
+    """Whose drafts may be sent back, where the route is a gate's."""
+
+    def __post_init__(self) -> None:
+        # LangGraph reads where a route may lead from its return annotation, and draws the graph with it.
+        places = [place for place in (self.speaker, self.then, END if self.rules else None) if place is not None]
+        object.__setattr__(self, "__annotations__", {"return": Literal.__getitem__(tuple(places))})
+
+    def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> str:
+        """The next node, or `END`."""
+        if self.speaker is not None and state.get("attempts"):
+            return self.speaker
+        return END if self.outcome(state, runtime.context.limits) else self.then
+
+    def outcome(self, dialogue: Dialogue, limits: Limits) -> Outcome | None:
+        """What the first stop rule that applies says."""
+        return next((outcome for rule in self.rules if (outcome := rule(dialogue, limits))), None)
+
+
+def stop_or(then: str, *rules: StopRule) -> Router:
+    """A route for `add_conditional_edges`: to `END` if one of the rules says that the dialogue is over, else to `then`."""
+    return Router(then, rules)
+
+
+def max_messages(messages: int | None = None) -> StopRule:
+    """A dialogue is over after so many public turns: the run's `limits.messages`, or fewer if the graph says so."""
+
+    def rule(dialogue: Dialogue, limits: Limits) -> Outcome | None:
+        most = limits.messages if messages is None else min(messages, limits.messages)
+        return completed(Reason.OUT_OF_TURNS) if len(dialogue["turns"]) >= most else None
+
+    return rule
+
+
+def max_tokens(dialogue: Dialogue, limits: Limits) -> Outcome | None:
+    """A dialogue is over when the next call might not fit `limits.tokens`.
+
+    The next prompt is taken to be the longest call of the last two turns and one more reply of the same length; the
+    reply to it takes `max_tokens`, where the call named one.
+    """
+    longest = max(_calls(dialogue["turns"][-2:]), key=lambda call: call.prompt_tokens + call.completion_tokens)
+    reply = int(longest.sampling.get("max_tokens", longest.completion_tokens))
+    needed = longest.prompt_tokens + 2 * longest.completion_tokens + reply
+    return completed(Reason.OUT_OF_TOKENS) if needed > limits.tokens else None
+
+
+def completed(reason: str) -> Outcome:
+    """The outcome of a dialogue that came to one of its graph's own endings."""
+    return Outcome(status="completed", reason=str(reason))
+
+
+def outcome_of(graph: StateGraph[Any, Any, Any, Any], dialogue: Dialogue, limits: Limits) -> Outcome:
+    """How a dialogue whose graph has come to its end ended: as a node has set it, or as a stop rule says."""
+    if outcome := dialogue.get("outcome"):
+        return outcome
+    said = (router.outcome(dialogue, limits) for router in _routers(graph))
+    return next((outcome for outcome in said if outcome), completed(Reason.ENDED))
+
+
+def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[Router]:
+    for branches in graph.branches.values():
+        for branch in branches.values():
+            if isinstance(router := getattr(branch.path, "func", None), Router):
+                yield router
+
+
+def _calls(turns: list[Turn]) -> Iterator[Call]:
+    for turn in turns:
+        for attempt in turn.attempts:
+            yield attempt.call
+            yield from (review.call for review in attempt.reviews)

@@ -1,0 +1,116 @@
+"""What was said in a dialogue, and how it came to be said: the records that a transcript is made of."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """A record of a transcript: made by the engine, never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Call(Record):
+    """One call of a model: what was asked for, where, and what it took."""
+
+    model: str
+    adapter: str | None = None
+    """The LoRA adapter on the model, if any."""
+    endpoint: str | None = None
+    """The URL that answered."""
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """Temperature, max_tokens and the like, as they were sent."""
+    seed: int | None = None
+    """A hash of run seed, dialogue, role, turn, attempt and candidate."""
+    prompt_sha256: str
+    """The prompt's hash: `messages.jsonl` rebuilds the messages from it, byte for byte."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that the endpoint found in its prefix cache."""
+    completion_tokens: int = 0
+    finish_reason: str | None = None
+    seconds: float = 0.0
+    """From sending the request to having the whole reply, retries included."""
+
+
+class Issue(BaseModel):
+    """One thing that is wrong with a draft. Part of a reply's schema: short, so that a reply stays short."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dimension: str = Field(max_length=40)
+    """What it is about: correctness, leak, clarity, tone, …"""
+    severity: Literal["block", "major", "minor"]
+    """A minor issue alone sends nothing back."""
+    span: str = Field(default="", max_length=200)
+    """The words of the draft that are meant."""
+    evidence: str = Field(default="", max_length=200)
+    """What shows it: a fact, a rule, a calculation."""
+    instruction: str = Field(max_length=300)
+    """What the speaker should do about it."""
+
+
+class Verdict(BaseModel):
+    """What a reviewer says of a draft: the schema of its reply. Subclass it to ask for more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: Literal["accept", "revise"]
+    issues: list[Issue] = Field(default_factory=list, max_length=3)
+
+
+class Review(Record):
+    """A reviewer's verdict on one attempt."""
+
+    role: str
+    verdict: Literal["accept", "revise"]
+    issues: list[Issue] = Field(default_factory=list)
+    scores: dict[str, float] = Field(default_factory=dict)
+    call: Call
+
+
+class Attempt(Record):
+    """One draft of a turn."""
+
+    text: str
+    status: Literal["accepted", "rejected", "superseded", "pending"]
+    """Rejected: sent back. Superseded: a sibling that was not chosen. Pending: still under review when the dialogue
+    failed, so found only under `unfinished`."""
+    forced: bool = False
+    """Accepted only because no revision was left: the best draft, not a good one."""
+    private: dict[str, Any] = Field(default_factory=dict)
+    """What a reply with a shape held besides the utterance."""
+    call: Call
+    reviews: list[Review] = Field(default_factory=list)
+
+
+class Step(Record):
+    """Any other call made for a turn: a plan, a judgement, a probe, a reply that did not fit its schema."""
+
+    kind: str
+    role: str
+    text: str
+    call: Call
+
+
+class Turn(Record):
+    """What one role said, with every draft of it."""
+
+    index: int
+    """Counted from 0 over the dialogue's public turns."""
+    role: str
+    text: str
+    """The text of the one accepted attempt."""
+    private: dict[str, Any] = Field(default_factory=dict)
+    """What only roles that declare it may see."""
+    attempts: list[Attempt]
+    steps: list[Step] = Field(default_factory=list)
+
+
+class Outcome(Record):
+    """How a dialogue ended, and why."""
+
+    status: Literal["completed", "discarded", "failed"]
+    """Completed: by one of the graph's own endings. Discarded: refused by a check. Failed: it could not go on."""
+    reason: str

@@ -1,0 +1,78 @@
+"""What a role is shown of a dialogue.
+
+Prompts are laid out for the endpoint's prefix cache: what is stable comes first, what changes comes last, and nothing
+volatile stands in front. For one view, each prompt without its last message is a prefix of the next prompt: a note to
+a speaker (drafts that were sent back) and a judge's task therefore stand at the end of the last message.
+"""
+
+from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.prompt import Message, Prompt, PromptLibrary
+from tutelage.dialogue.state import Dialogue
+
+OPENING = "Begin."
+"""What a role that speaks first is told, unless its prompt's front matter has an `opening`."""
+GO_ON = "Go on."
+"""What a role that speaks twice in a row is told in between."""
+SCRIPT = "The dialogue so far:"
+"""What stands before the dialogue where a judge is shown it, unless its prompt's front matter has a `script`."""
+
+
+def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Prompt:
+    """The prompt for a role's next turn: its own turns as `assistant`, the others' as `user`.
+
+    Drafts of this turn that were sent back, and why, stand at the end of the last message.
+    """
+    turns = dialogue.get("turns", [])
+    messages = [_system(agent, dialogue, prompts)]
+    heard: list[str] = []
+    if not turns or turns[0].role == agent.role:
+        heard.append(str(prompts.template(agent.template).meta.get("opening", OPENING)))
+    for turn in turns:
+        if turn.role == agent.role:
+            messages.append(Message("user", tuple(heard or (GO_ON,))))
+            messages.append(Message("assistant", (turn.text,)))
+            heard = []
+        else:
+            heard += [label(turn.role), turn.text] if agent.names_others else [turn.text]
+    heard = heard or [GO_ON]
+    if sent_back := dialogue.get("attempts"):
+        heard.append(prompts.render("revision", attempts=sent_back))
+    messages.append(Message("user", tuple(heard)))
+    return Prompt(tuple(messages))
+
+
+def judge_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Prompt:
+    """The prompt for a role that judges: the dialogue as a script, the draft under review, and its task last.
+
+    Agents with the same `prompt` and `sees` are shown the same up to their task.
+    """
+    parts = [str(prompts.template(agent.template).meta.get("script", SCRIPT))]
+    for turn in dialogue.get("turns", []):
+        parts += [label(turn.role), turn.text]
+    speaker = dialogue.get("speaker", "")
+    if attempts := dialogue.get("attempts"):
+        parts += [f"{name(speaker)}, draft of the next turn:", attempts[-1].text]
+    if agent.task is not None:
+        brief = brief_of(dialogue).seen_by(agent.sees)
+        parts.append(prompts.render(agent.task, brief=brief, speaker=name(speaker)))
+    return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
+
+
+def brief_of(dialogue: Dialogue) -> Brief:
+    """The dialogue's brief; one that came in as plain JSON (from LangGraph's Studio) is read first."""
+    return Brief.model_validate(dialogue["brief"])
+
+
+def name(role: str) -> str:
+    """A role's name as prose: `fact_checker` as `Fact checker`."""
+    return role.replace("_", " ").capitalize()
+
+
+def label(role: str) -> str:
+    """What stands before a turn where several speakers are shown."""
+    return f"{name(role)}:"
+
+
+def _system(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Message:
+    return Message("system", (prompts.render(agent.template, brief=brief_of(dialogue).seen_by(agent.sees)),))
