@@ -1,0 +1,121 @@
+"""What the simulated model says: scripted, of the shape asked for, or plain text; the same for the same seed."""
+
+import hashlib
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import orjson
+
+from tutelage.errors import ConfigError
+from tutelage.testing import prose
+from tutelage.testing.endpoint_config import EndpointConfig
+from tutelage.testing.faults import Fault
+from tutelage.testing.schema_filler import Draw, SchemaError, violation
+from tutelage.testing.tokenizer import tokenize
+from tutelage.testing.vllm_protocol import Call, Choice, bad_request
+
+ReplyHook = Callable[[dict[str, Any], Random], str | None]
+"""Given a request's body and a seeded generator: the text to answer, or None to leave it to the simulation."""
+
+
+def load_hook(name: str) -> ReplyHook:
+    """Imports `module:function` or `path/to/file.py:function`.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    source, _, function = name.rpartition(":")
+    try:
+        if source.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(source).stem, source)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(source)
+        return cast(ReplyHook, getattr(module, function))
+    except (ImportError, OSError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot load the replies hook {name!r} ({error}): give it as module:function or file.py:function"
+        ) from error
+
+
+class Replier:
+    """Draws the replies.
+
+    As with vLLM, the seed, the prompt and the sampling parameters decide the text; at temperature 0 the seed plays no
+    part; `max_tokens` only cuts; a request without a seed gets a new text each time.
+
+    Args:
+        config: the length of plain replies, the accept rate, the hook, and the endpoint's own seed.
+    """
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self.config = config
+        self._hook = load_hook(config.replies) if config.replies else None
+        self._unseeded = count()
+
+    def choices(self, call: Call, fault: Fault | None) -> list[Choice]:
+        """The `n` completions of a call, spoilt where `fault` says so.
+
+        Raises:
+            Refusal: nothing fits the shape that was asked for.
+        """
+        if call.greedy:
+            source: object = None
+        elif call.seed is not None:
+            source = call.seed
+        else:
+            source = ("unseeded", self.config.seed, next(self._unseeded))
+        digest = hashlib.blake2b(call.messages + call.sampling, digest_size=8)
+        digest.update(f"{call.model}/{source}".encode())
+        key = int.from_bytes(digest.digest())
+        return [self._choice(call, Random(key + index), fault) for index in range(call.n)]
+
+    def _choice(self, call: Call, rng: Random, fault: Fault | None) -> Choice:
+        text = self._spoilt(call, fault)
+        if text is None and self._hook is not None:
+            text = self._hook(call.body, rng)
+        if text is None:
+            text = self._shaped(call, rng) if call.shape else prose.write(rng, self._length(call, rng))
+        return _cut(call, text)
+
+    def _spoilt(self, call: Call, fault: Fault | None) -> str | None:
+        if fault is not None and fault.kind == "empty":
+            return ""
+        if fault is not None and fault.kind == "wrong_shape":
+            return orjson.dumps(violation(call.schema)).decode()
+        return None
+
+    def _shaped(self, call: Call, rng: Random) -> str:
+        assert call.shape is not None
+        try:
+            return call.shape(Draw(rng=rng, accept_rate=self.config.accept_rate))
+        except SchemaError as error:
+            raise bad_request(f"Grammar error: {error}") from error
+
+    def _length(self, call: Call, rng: Random) -> int:
+        if call.ignore_eos:
+            return call.max_tokens
+        mean, sigma = self.config.completion_tokens, self.config.completion_spread
+        length = rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma) if sigma else mean
+        return max(1, call.min_tokens, round(length))
+
+
+def _cut(call: Call, text: str) -> Choice:
+    stop = min((end for end in call.stop if end in text), key=text.index, default=None)
+    if stop is not None:
+        text = text[: text.index(stop)]
+    # A model that says nothing has still generated the token that ends its turn.
+    tokens = tokenize(text) or ("",)
+    if len(tokens) > call.max_tokens or (call.ignore_eos and len(tokens) == call.max_tokens):
+        tokens = tokens[: call.max_tokens]
+        return Choice(text="".join(tokens), tokens=tokens, finish_reason="length")
+    return Choice(text=text, tokens=tokens, finish_reason="stop", stop_reason=stop)
