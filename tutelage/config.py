@@ -1,0 +1,310 @@
+"""The config of a run: a YAML file, checked key by key.
+
+What counts, first to last: what the command line says, `TUTELAGE_…` in the environment (`TUTELAGE_LIMITS__MESSAGES=8`),
+the file, the defaults. `${NAME}` in a text is taken from the environment; an API key is always such a reference, and is
+looked up only when it is used, so that it is never written down.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tutelage.errors import ConfigError
+
+_REFERENCE: Final = re.compile(r"\$\{(\w+)\}")
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ServeConfig(Section):
+    """vLLM servers that Tutelage launches itself."""
+
+    model: str
+    replicas: int = Field(default=1, ge=1)
+    gpus_per_replica: int = Field(default=1, ge=0)
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """LoRA adapters by name, each a folder."""
+    python: str | None = None
+    """The interpreter of the environment that vLLM lives in; this one if not given."""
+    env: dict[str, str] = Field(default_factory=dict)
+    args: list[str] = Field(default_factory=list)
+    """Handed through to vLLM's server."""
+
+
+class ModelConfig(Section):
+    """Where words come from: endpoints that serve one model, or servers to launch."""
+
+    url: tuple[str, ...] = ()
+    """One endpoint, or a list: replicas of one model."""
+    model: str | None = None
+    """The name under which the endpoints serve it."""
+    api_key: str | None = None
+    """A reference to the environment: `${NAME}`."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds that one call may take."""
+    serve: ServeConfig | None = None
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not re.match(r"https?://[^/\s]+", url):
+                raise ValueError(f"{url!r} is no URL of an endpoint: write it like http://gpu-1:8000/v1")
+        return tuple(url.rstrip("/") for url in urls)
+
+    @field_validator("api_key")
+    @classmethod
+    def _reference_only(cls, value: str | None) -> str | None:
+        if value is not None and not _REFERENCE.fullmatch(value):
+            raise ValueError("a key is never written down: put it in the environment and write ${NAME} here")
+        return value
+
+    @model_validator(mode="after")
+    def _url_or_serve(self) -> Self:
+        if bool(self.url) == bool(self.serve):
+            raise ValueError("needs either `url:` (endpoints that run already) or `serve:` (servers to launch)")
+        if self.url and not self.model:
+            raise ValueError("needs `model:`, the name under which the endpoint serves it")
+        return self
+
+    def secret(self) -> SecretStr | None:
+        """The API key, looked up in the environment now.
+
+        Raises:
+            ConfigError: The environment does not have it.
+        """
+        if self.api_key is None:
+            return None
+        name = self.api_key[2:-1]
+        if name not in os.environ:
+            raise ConfigError(f"the API key ${{{name}}} is not in the environment: export {name}=… first")
+        return SecretStr(os.environ[name])
+
+
+class RoleConfig(Section):
+    """Who plays a role, and how. What is not given is the agent's own choice."""
+
+    model: str | None = None
+    """A name under `models:`; the model called `default`, or the only one, if not given."""
+    adapter: str | None = None
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = None
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    stop: list[str] | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Anything else for the request's body, as the endpoint spells it."""
+
+    def sampling(self) -> dict[str, Any]:
+        """What goes into the request of each call."""
+        named = self.model_dump(exclude={"model", "adapter", "extra"}, exclude_none=True)
+        return {**named, **self.extra}
+
+
+class BriefSource(Section):
+    """Files of briefs: JSONL, CSV or Parquet, by their endings."""
+
+    from_: str = Field(alias="from")
+    """A path or a pattern, relative to the config file."""
+    map: dict[str, str] = Field(default_factory=dict)
+    """By a brief's key, the column that holds it."""
+
+
+class LimitsConfig(Section):
+    """How far a dialogue may go."""
+
+    messages: int = Field(default=16, ge=1)
+    """Public turns."""
+    revisions: int = Field(default=2, ge=0)
+    """Drafts sent back for one turn."""
+    tokens: int = Field(default=8192, ge=64)
+    """Prompt and completion of one call together."""
+
+
+class TargetConfig(Section):
+    """When a run is done."""
+
+    dialogues: int | None = Field(default=None, ge=1)
+    """Completed dialogues, evenly over the briefs; without it each brief is done once."""
+
+
+class Config(BaseSettings):
+    """The config of a run. The contract for users and other programs: its keys keep their meaning."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="TUTELAGE_", env_nested_delimiter="__", populate_by_name=True
+    )
+
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's name; its folder is runs/NAME."""
+    graph: str = "lesson"
+    """A registered graph's name, or `graphs/mine.py:my_graph`."""
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    """By a name of your own; without any, the embedded model plays all roles."""
+    roles: dict[str, RoleConfig] = Field(default_factory=dict)
+    briefs: tuple[BriefSource, ...]
+    limits: LimitsConfig = LimitsConfig()
+    target: TargetConfig = TargetConfig()
+    concurrency: int = Field(default=256, ge=1)
+    """Dialogues under way at once."""
+    seed: int = 0
+    folder: Path = Field(default_factory=Path.cwd, exclude=True)
+    """Where the config file is: paths are relative to it. Not a key of the file."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment counts before the file, which comes in as the arguments."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _roles_have_models(self) -> Self:
+        for role, config in self.roles.items():
+            self.model_of(role, config)
+        return self
+
+    def model_of(self, role: str, config: RoleConfig | None = None) -> str | None:
+        """The name of the model that plays a role; None for the embedded model.
+
+        Raises:
+            ValueError: There is no such model, or it is not said which of several.
+        """
+        named = (config or self.roles.get(role, RoleConfig())).model
+        if not self.models and named is None:
+            return None
+        if named is not None and named not in self.models:
+            raise ValueError(
+                f"roles.{role}.model: there is no model {named!r} under `models:`; there is {_list(self.models)}"
+            )
+        if named is not None:
+            return named
+        if "default" in self.models:
+            return "default"
+        if len(self.models) == 1:
+            return next(iter(self.models))
+        raise ValueError(f"roles.{role}: say which model plays it ({_list(self.models)}), or call one model `default`")
+
+    def as_written(self) -> dict[str, Any]:
+        """The resolved config as plain data, as it is kept in run.yaml: keys as references only."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=False)
+
+
+def load_config(source: Path | str | Mapping[str, Any] | Config) -> Config:
+    """Reads a config from a YAML file, or from a mapping with the same keys.
+
+    Raises:
+        ConfigError: It is not there, no valid YAML, or has keys or values that do not fit; the message names each.
+    """
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, Mapping):
+        return _validated(dict(source), "the config", {}, Path.cwd())
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the config {str(path)!r} cannot be read: {error.strerror}") from error
+    try:
+        data = yaml.safe_load(text)
+        lines = dict(_lines(yaml.compose(text), ()))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a config is `key: value` lines; begin with `run: NAME`")
+    return _validated(data, str(path), lines, path.resolve().parent)
+
+
+def _validated(data: dict[str, Any], source: str, lines: dict[tuple[Any, ...], int], folder: Path) -> Config:
+    if "folder" in data:
+        raise ConfigError(f"{source}: folder: unknown key")
+    try:
+        return Config(**_resolve(data, ()), folder=folder)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(source, lines, dict(each)) for each in error.errors())) from error
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _resolve(value: Any, path: tuple[str, ...]) -> Any:
+    """Replaces `${NAME}` by what the environment says, in all texts but API keys."""
+    if isinstance(value, dict):
+        return {key: _resolve(each, (*path, str(key))) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_resolve(each, path) for each in value]
+    if not isinstance(value, str) or path[-1:] == ("api_key",):
+        return value
+
+    def look_up(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ConfigError(f"{'.'.join(path)}: ${{{name}}} is not in the environment: export {name}=… first")
+        return os.environ[name]
+
+    return _REFERENCE.sub(look_up, value)
+
+
+def _lines(node: yaml.Node | None, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """The line of each key, by its path."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*path, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, index), value.start_mark.line + 1
+            yield from _lines(value, (*path, index))
+
+
+def _explain(source: str, lines: dict[tuple[Any, ...], int], error: dict[str, Any]) -> str:
+    place = tuple(error["loc"])
+    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+    where = f"{source}, line {line}" if line else source
+    key = ".".join(str(part) for part in place)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), _ALL_KEYS, n=1)
+        message = f"unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+    elif error["type"] == "missing":
+        message = "is missing"
+    return f"{where}: {key}: {message}" if key else f"{where}: {message}"
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+_ALL_KEYS: Final = sorted(
+    {"from"}.union(
+        *(
+            section.model_fields
+            for section in (Config, ModelConfig, ServeConfig, RoleConfig, BriefSource, LimitsConfig, TargetConfig)
+        )
+    )
+    - {"from_", "folder"}
+)

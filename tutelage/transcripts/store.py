@@ -1,0 +1,200 @@
+"""Where transcripts are kept: `transcripts/*.jsonl`, one whole dialogue a line, appended and synced. The truth of a run.
+
+A line that was torn by a crash is the last one of its file: it is cut off when the run is opened again, and its
+dialogue is owed again. A retried dialogue is appended again under its id: of one id the last line counts.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+import structlog
+from pydantic import ValidationError
+
+from tutelage.errors import RunFolderError
+from tutelage.transcripts.transcript import SCHEMA, Transcript
+
+log = structlog.get_logger()
+
+SHARD_BYTES = 256 * 1024 * 1024
+"""A file that has grown to this size is followed by a new one."""
+
+_ID = re.compile(rb'^\{"schema":"[^"]*","id":"([^"\\]+)"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where a transcript's line stands."""
+
+    shard: str
+    """The file's name."""
+    offset: int
+    """Bytes before the line."""
+    length: int
+    """Bytes of the line, its newline included."""
+
+
+class TranscriptStore:
+    """Appends transcripts to the newest shard of a run's folder. Not for use by two processes at once.
+
+    Args:
+        folder: The run's `transcripts` folder; made if it is not there.
+        shard_bytes: The size after which a new file is begun.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._shard_bytes = shard_bytes
+        newest = max(shards(folder), default=folder / "00000.jsonl")
+        self._path = newest
+        self._file = self._open(newest)
+
+    def append(self, lines: Sequence[bytes]) -> list[Location]:
+        """Appends lines, each with its newline, and returns once they are on disk.
+
+        When it fails (a full disk), nothing of the lines stays in the file.
+
+        Raises:
+            OSError: They could not be written.
+        """
+        if self._size >= self._shard_bytes:
+            self._roll()
+        start, locations = self._size, []
+        offset = start
+        for line in lines:
+            locations.append(Location(shard=self._path.name, offset=offset, length=len(line)))
+            offset += len(line)
+        try:
+            _write_all(self._file, b"".join(lines))
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(start)
+            self._file.seek(start)
+            raise
+        self._size = offset
+        return locations
+
+    def close(self) -> None:
+        """Closes the file. What was appended is on disk already."""
+        self._file.close()
+
+    def _roll(self) -> None:
+        self._file.close()
+        self._path = self._folder / f"{int(self._path.stem) + 1:05d}.jsonl"
+        self._file = self._open(self._path)
+
+    def _open(self, path: Path) -> BinaryIO:
+        file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+        _sync_folder(self._folder)
+        whole = _end_of_last_line(file)
+        if (torn := os.fstat(file.fileno()).st_size - whole) > 0:
+            log.warning("torn_line_cut", file=str(path), bytes=torn)
+            file.truncate(whole)
+        file.seek(whole)
+        self._size = whole
+        return file
+
+
+def shards(folder: Path) -> list[Path]:
+    """The transcript files of a folder, oldest first."""
+    return sorted(path for path in folder.glob("*.jsonl") if path.stem.isdigit())
+
+
+def read_transcripts(run: Path | str, *, on_skip: Callable[[str], None] | None = None) -> Iterator[Transcript]:
+    """Reads the transcripts of a run, one at a time, in the order in which they were written.
+
+    Of one id the last line counts. What cannot be read (a torn or a foreign line, a newer schema) is skipped.
+
+    Args:
+        run: The run's folder.
+        on_skip: Called with file, line and reason for each line that is skipped; a warning in the log without it.
+
+    Raises:
+        RunFolderError: It is no run folder.
+    """
+    folder = Path(run) / "transcripts"
+    if not folder.is_dir():
+        raise RunFolderError(f"{str(run)!r} is no run folder: it has no transcripts/ in it")
+    skip = on_skip or (lambda what: log.warning("transcript_skipped", line=what))
+    last: dict[bytes, tuple[str, int]] = {}
+    for path, number, line in _numbered_lines(folder):
+        last[_id_of(line)] = (path.name, number)
+    for path, number, line in _numbered_lines(folder):
+        if last.get(_id_of(line)) != (path.name, number):
+            continue
+        if (transcript := _parse(line, f"{path}, line {number}", skip)) is not None:
+            yield transcript
+
+
+def parse_transcript(line: bytes) -> Transcript:
+    """Reads one line of a transcript file.
+
+    Raises:
+        ValueError: It is torn, no JSON, or no transcript of a schema that this version reads.
+    """
+    try:
+        return Transcript.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise ValueError("torn, or no JSON") from error
+        if first["loc"] == ("schema",):
+            raise ValueError(f"its schema is {first['input']!r}, this version reads {SCHEMA!r}") from error
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _parse(line: bytes, place: str, skip: Callable[[str], None]) -> Transcript | None:
+    try:
+        return parse_transcript(line)
+    except ValueError as error:
+        skip(f"{place}: {error}")
+        return None
+
+
+def _numbered_lines(folder: Path) -> Iterator[tuple[Path, int, bytes]]:
+    for path in shards(folder):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield path, number, line
+
+
+def _id_of(line: bytes) -> bytes:
+    """A line's id, from its first bytes where it is one that we wrote; the line itself where it has none."""
+    if match := _ID.match(line):
+        return match.group(1)
+    try:
+        return str(orjson.loads(line)["id"]).encode()
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return line
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """How many bytes of a file are whole lines."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65_536)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
