@@ -18,12 +18,11 @@ VERDICT = {
         "verdict": {"type": "string", "enum": ["accept", "revise"]},
         "issues": {
             "type": "array",
-            "maxItems": 2,
             "items": {
                 "type": "object",
                 "properties": {
                     "severity": {"type": "string", "enum": ["minor", "major"]},
-                    "instruction": {"type": "string", "maxLength": 60},
+                    "instruction": {"type": "string"},
                 },
                 "required": ["severity", "instruction"],
                 "additionalProperties": False,
@@ -64,8 +63,12 @@ async def test_a_chat_is_answered_and_counted(session: aiohttp.ClientSession, vl
 
 
 async def test_the_tiny_model_ends_its_turns(session: aiohttp.ClientSession, vllm_server: VLLMServer) -> None:
-    """A run of many turns on it would otherwise spend `max_tokens` on each."""
-    questions = ["Is zero an even number?", "Can you give me a hint, please?", "Why does ice float on water?"]
+    """Also after a long prompt and one unlike any that it knows: a run of many turns would fill `max_tokens` in each."""
+    questions = [
+        "Is zero an even number?",
+        "Ich verstehe nicht, warum 17 / 4 kein Rest ist.",
+        "You are a tutor. " * 200,
+    ]
     replies = [await chat(session, vllm_server, asked, temperature=0, max_tokens=200) for asked in questions]
     assert [reply["choices"][0]["finish_reason"] for reply in replies] == ["stop"] * 3
 
@@ -91,11 +94,10 @@ async def test_a_reply_follows_the_schema_of_response_format(
     assert text == json.dumps(verdict, separators=(",", ":"), ensure_ascii=False)
     assert verdict.keys() == {"verdict", "issues"}
     assert verdict["verdict"] in {"accept", "revise"}
-    assert len(verdict["issues"]) <= 2
     for issue in verdict["issues"]:
         assert issue.keys() == {"severity", "instruction"}
         assert issue["severity"] in {"minor", "major"}
-        assert len(issue["instruction"]) <= 60
+        assert isinstance(issue["instruction"], str)
 
 
 async def test_a_prompt_sent_again_is_found_in_the_prefix_cache(
@@ -122,7 +124,7 @@ async def test_each_adapter_answers_by_its_name_and_in_its_own_way(
 async def test_n_replies_differ_and_come_again_with_their_seed(
     session: aiohttp.ClientSession, vllm_server: VLLMServer
 ) -> None:
-    drawn = [texts(await chat(session, vllm_server, "Why?", n=3, seed=seed, temperature=1.0)) for seed in (11, 11, 12)]
+    drawn = [texts(await chat(session, vllm_server, "Why?", n=3, seed=seed, temperature=2.0)) for seed in (11, 11, 12)]
     assert len(set(drawn[0])) == 3
     assert drawn[0] == drawn[1] != drawn[2]
 

@@ -5,9 +5,9 @@
 writes FOLDER/model (a Llama of half a million parameters with its tokenizer and chat template) and
 FOLDER/adapters/{a,b} (peft's file layout). It runs in .venv-vllm or .venv-trainers, not in Tutelage's own environment.
 
-The model is trained for a few seconds on the lessons below. It learns nothing of use, but it ends its turns and closes
-its quotation marks, as a purely random one hardly ever does: that would fill every reply up to `max_tokens`. The
-adapters are random and strong, so that a reply through one of them differs from the base model's.
+The model is trained for a few seconds on the lessons below. It learns nothing of use, but it ends its turns, and in JSON
+its strings, whatever the prompt; a random one hardly ever does, and would fill every reply up to `max_tokens`. The
+adapters are random: a reply through one of them is garbled.
 """
 
 import json
@@ -26,9 +26,10 @@ from transformers import (  # type: ignore[import-not-found]
 SEED = 7
 VOCABULARY = 1024
 CONTEXT = 4096
-STEPS = 200
-BATCH = 8
-ADAPTER_RANK = 8
+STEPS = 100
+BATCH, ROW = 8, 128
+ADAPTER_RANK, ADAPTER_ALPHA = 8, 4
+"""Of a strength that changes what is said, while it still comes to an end; at twice the alpha half of it does not."""
 ADAPTED = {"q_proj": (128, 128), "v_proj": (128, 64), "down_proj": (384, 128)}
 """The adapted projections, each with its input and output width."""
 
@@ -91,7 +92,8 @@ VERDICTS = [
 def main(folder: Path) -> None:
     """Write the model and its adapters below `folder`."""
     torch.manual_seed(SEED)
-    tokenizer = train_tokenizer(texts())
+    torch.set_num_threads(1)  # two threads on two busy cores wait for each other: 250 s were seen in place of 5
+    tokenizer = train_tokenizer([given + said for given, said in samples()])
     model = train_model(tokenizer)
     model.to(torch.bfloat16).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -99,16 +101,14 @@ def main(folder: Path) -> None:
         save_adapter(folder / "adapters" / name, layers=model.config.num_hidden_layers)
 
 
-def texts() -> list[str]:
-    """Everything the tokenizer and the model are trained on: each lesson as a chat, and each with a verdict."""
-    system = "<|system|>You are a tutor. Answer the student in one or two sentences.<|end|>"
-    critic = "<|system|>You are a critic. Review the draft of the tutor. Reply in JSON.<|end|>"
-    chats = [f"{system}<|user|>{asked}<|end|><|assistant|>{answer}<|end|>" for asked, answer in LESSONS]
-    reviews = [
-        f"{critic}<|user|>{answer}<|end|><|assistant|>{VERDICTS[i % len(VERDICTS)]}<|end|>"
-        for i, (_, answer) in enumerate(LESSONS)
-    ]
-    return chats + reviews
+def samples() -> list[tuple[str, str]]:
+    """What the model is given, and what it learns to say then.
+
+    It opens no verdict by itself, but goes on with one that a schema has opened.
+    """
+    answers = [(f"<|user|>{asked}<|end|><|assistant|>", f"{answer}<|end|>") for asked, answer in LESSONS]
+    verdicts = [("<|assistant|>{", f"{verdict[1:]}<|end|>") for verdict in VERDICTS]
+    return answers + [("<|assistant|>", said) for _, said in answers] + verdicts * 5
 
 
 def train_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
@@ -136,7 +136,7 @@ def train_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
 
 
 def train_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Train the Llama on random batches of the texts; a few seconds on one core."""
+    """Train the Llama to end what it says, whatever came before; some seconds on one core."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -152,15 +152,29 @@ def train_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batches = tokenizer(texts(), padding=True, return_tensors="pt")
-    labels = batches["input_ids"].masked_fill(batches["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(STEPS):
-        rows = torch.randint(len(labels), (BATCH,))
+        ids, labels = draw_batch(tokenizer)
         optimizer.zero_grad()
-        model(batches["input_ids"][rows], batches["attention_mask"][rows], labels=labels[rows]).loss.backward()
+        model(ids, labels=labels).loss.backward()
         optimizer.step()
     return model
+
+
+def draw_batch(tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of samples between stretches of random tokens, and their labels, each (BATCH, ROW); only what is said counts."""
+    drawn = [tuple(tokenizer(list(sample))["input_ids"]) for sample in samples()]
+    ids = torch.randint(len(ROLES) + 2, VOCABULARY, (BATCH, ROW))
+    labels = torch.full((BATCH, ROW), -100)
+    for row in range(BATCH):
+        position = int(torch.randint(ROW // 2, ()))
+        while position < ROW:
+            given, said = drawn[int(torch.randint(len(drawn), ()))]
+            start, end = position + len(given), position + len(given) + len(said)
+            ids[row, position:end] = torch.tensor(given + said)[: ROW - position]
+            labels[row, start:end] = ids[row, start:end]
+            position = end + int(torch.randint(ROW // 8, ()))
+    return ids, labels
 
 
 def save_adapter(folder: Path, *, layers: int) -> None:
@@ -177,7 +191,7 @@ def save_adapter(folder: Path, *, layers: int) -> None:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "tiny",
         "r": ADAPTER_RANK,
-        "lora_alpha": ADAPTER_RANK,
+        "lora_alpha": ADAPTER_ALPHA,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": list(ADAPTED),
