@@ -4,18 +4,18 @@ A line that was torn by a crash is the last one of its file: it is cut off when 
 dialogue is owed again. A retried dialogue is appended again under its id: of one id the last line counts.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 import orjson
 import structlog
 from pydantic import ValidationError
 
 from tutelage.errors import RunFolderError
+from tutelage.transcripts.append_file import AppendFile
 from tutelage.transcripts.transcript import SCHEMA, Transcript
 
 log = structlog.get_logger()
@@ -50,54 +50,31 @@ class TranscriptStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._shard_bytes = shard_bytes
-        newest = max(shards(folder), default=folder / "00000.jsonl")
-        self._path = newest
-        self._file = self._open(newest)
+        self._file = AppendFile(max(shards(folder), default=folder / "00000.jsonl"))
 
     def append(self, lines: Sequence[bytes]) -> list[Location]:
         """Appends lines, each with its newline, and returns once they are on disk.
 
-        When it fails (a full disk), nothing of the lines stays in the file.
-
         Raises:
-            OSError: They could not be written.
+            OSError: They could not be written (a full disk); nothing of them is in the file.
         """
-        if self._size >= self._shard_bytes:
+        if self._file.size >= self._shard_bytes:
             self._roll()
-        start, locations = self._size, []
-        offset = start
-        for line in lines:
-            locations.append(Location(shard=self._path.name, offset=offset, length=len(line)))
-            offset += len(line)
-        try:
-            _write_all(self._file, b"".join(lines))
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(start)
-            self._file.seek(start)
-            raise
-        self._size = offset
-        return locations
+        offsets = accumulate((len(line) for line in lines), initial=self._file.size)
+        self._file.append(b"".join(lines))
+        shard = self._file.path.name
+        return [
+            Location(shard=shard, offset=offset, length=len(line)) for offset, line in zip(offsets, lines, strict=False)
+        ]
 
     def close(self) -> None:
         """Closes the file. What was appended is on disk already."""
         self._file.close()
 
     def _roll(self) -> None:
+        following = self._folder / f"{int(self._file.path.stem) + 1:05d}.jsonl"
         self._file.close()
-        self._path = self._folder / f"{int(self._path.stem) + 1:05d}.jsonl"
-        self._file = self._open(self._path)
-
-    def _open(self, path: Path) -> BinaryIO:
-        file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        _sync_folder(self._folder)
-        whole = _end_of_last_line(file)
-        if (torn := os.fstat(file.fileno()).st_size - whole) > 0:
-            log.warning("torn_line_cut", file=str(path), bytes=torn)
-            file.truncate(whole)
-        file.seek(whole)
-        self._size = whole
-        return file
+        self._file = AppendFile(following)
 
 
 def shards(folder: Path) -> list[Path]:
@@ -171,30 +148,3 @@ def _id_of(line: bytes) -> bytes:
         return str(orjson.loads(line)["id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return line
-
-
-def _end_of_last_line(file: BinaryIO) -> int:
-    """How many bytes of a file are whole lines."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65_536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
