@@ -102,7 +102,8 @@ class PrefixCache:
         self._chain(lease, prompt + completion)
         found = self._found(lease.hashes, len(prompt)) * self.block_size
         self._keep(lease.hashes)
-        self._evict_for(0)
+        begun = 1 if (len(prompt) + len(completion)) % self.block_size else 0
+        self._evict_for(begun)
         self.queries += len(prompt)
         self.hits += found
         return found

@@ -43,6 +43,8 @@ class RequestRecord:
     def row(self) -> dict[str, Any]:
         """The record as JSON, with the body read."""
         row = {name: getattr(self, name) for name in self.__slots__ if name != "body"}
+        # aiohttp's header names are a subclass of str, which orjson refuses as keys.
+        row["headers"] = {str(name): value for name, value in self.headers.items()}
         try:
             return {**row, "body": orjson.loads(self.body)}
         except orjson.JSONDecodeError:

@@ -247,7 +247,7 @@ class _Compiler:
         def sample(draw: Draw) -> list[Any]:
             length = least if draw.depth > _DEEP else draw.rng.randint(least, most)
             items = [_deeper(sampler, draw) for sampler in first[:length]]
-            for _ in range(100):
+            for _ in range(4 * length + 100):
                 if item is None or len(items) >= length:
                     break
                 value = _deeper(item, draw)
@@ -257,12 +257,7 @@ class _Compiler:
                 raise SchemaError(f"cannot find {least} different items")
             return items
 
-        # Without uniqueItems each drawing adds an item, so only arrays of more than a hundred would fall short.
-        return sample if unique or least <= 100 else _long_array(item or first[-1], least)
-
-
-def _long_array(item: Sampler, length: int) -> Sampler:
-    return lambda draw: [_deeper(item, draw) for _ in range(length)]
+        return sample
 
 
 def _deeper(sampler: Sampler, draw: Draw) -> Any:

@@ -195,7 +195,7 @@ class SimulatedEndpoint:
             connection.request(method, path, None if body is None else orjson.dumps(body), headers)
             response = connection.getresponse()
             content = response.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise TutelageError(f"the simulated endpoint at {host}:{self._port} does not answer ({error})") from error
         finally:
             connection.close()
