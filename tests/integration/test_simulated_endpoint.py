@@ -524,11 +524,11 @@ async def test_latency_is_per_prompt_token_and_per_output_token(
         return time.monotonic() - started
 
     tokens = (await chat(http, endpoint, cache_salt="another"))["usage"]["prompt_tokens"]
-    endpoint.configure(latency=Latency(first_token=0.05, prompt_token=0.008, output_token=0.005))
-    fresh = 0.05 + 0.008 * tokens + 0.005 * 40
-    again = fresh - 0.008 * (tokens // 16 * 16)
-    assert fresh - 0.02 < await seconds(max_tokens=40) < fresh + 0.3
-    assert again - 0.02 < await seconds(max_tokens=40) < again + 0.3 < fresh
+    endpoint.configure(latency=Latency(first_token=0.05, prompt_token=0.02, output_token=0.005))
+    fresh = 0.05 + 0.02 * tokens + 0.005 * 40
+    again = fresh - 0.02 * (tokens // 16 * 16)
+    assert fresh - 0.02 < await seconds(max_tokens=40) < fresh + 0.5
+    assert again - 0.02 < await seconds(max_tokens=40) < again + 0.5 < fresh
 
 
 async def test_a_larger_batch_slows_each_of_its_sequences(http: aiohttp.ClientSession) -> None:
@@ -867,13 +867,14 @@ async def test_the_command_line_takes_a_config_and_flags_over_it(http: aiohttp.C
     config = tmp_path / "endpoint.json"
     config.write_bytes(orjson.dumps({"model": "from-file", "accept_rate": 0.1, "faults": [{"kind": "reset"}]}))
     flags = ["--config", str(config), "--accept-rate", "0.9", "--latency", '{"output_token": 0.02}', "--port", "0"]
-    command = [sys.executable, "-m", "tutelage.testing.endpoint", *flags]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None
-        ready = orjson.loads(process.stdout.readline())
-        async with http.get(f"http://127.0.0.1:{ready['port']}/simulated/config") as response:
-            settings = await response.json()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tutelage.testing.endpoint", *flags, stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    ready = orjson.loads(await process.stdout.readline())
+    async with http.get(f"http://127.0.0.1:{ready['port']}/simulated/config") as response:
+        settings = await response.json()
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
     assert (settings["model"], settings["accept_rate"], settings["latency"]["output_token"]) == ("from-file", 0.9, 0.02)
