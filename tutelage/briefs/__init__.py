@@ -1,0 +1,1 @@
+"""What is taught: the files that briefs come in, all checked before a run begins."""
