@@ -3,6 +3,7 @@
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from langgraph.graph import END, START, StateGraph
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.drawing import mermaid, png
+from tutelage.dialogue.drawing import mermaid, write_png
 from tutelage.dialogue.nodes import speak
 from tutelage.dialogue.state import Dialogue
 from tutelage.errors import UserError
@@ -59,11 +60,12 @@ def test_a_name_that_mermaid_would_read_as_its_own_is_only_a_label() -> None:
 
 @pytest.mark.parametrize("graph", [lesson(), debate(), odd_graph()], ids=["lesson", "debate", "odd"])
 def test_a_png_is_drawn_without_the_network(
-    graph: StateGraph[Any, Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+    graph: StateGraph[Any, Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mmdr", reason="the extra `draw` is not installed")
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it went to the network"))
-    picture = png(graph)
+    write_png(graph, tmp_path / "graph.png")
+    picture = (tmp_path / "graph.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", picture[16:24])
     assert width > 300
@@ -86,7 +88,14 @@ def _place(svg: str, label: str) -> tuple[float, float]:
     return x, y
 
 
-def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mmdr", None)
     with pytest.raises(UserError, match=r"pip install 'tutelage\[draw\]'"):
-        png(lesson())
+        write_png(lesson(), tmp_path / "graph.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
+    pytest.importorskip("mmdr", reason="the extra `draw` is not installed")
+    with pytest.raises(UserError, match="cannot be written: No such file or directory"):
+        write_png(lesson(), tmp_path / "no" / "graph.png")

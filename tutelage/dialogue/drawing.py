@@ -6,6 +6,7 @@ LangChain's own PNG comes from a web service, which would be told what the graph
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from langchain_core.runnables.graph import Edge
@@ -27,7 +28,7 @@ _STYLES = {
 _SHAPES = {"edge": ("([", "])"), "gate": ("{{", "}}")}
 _ROUNDED = ("(", ")")
 _ENTITIES = str.maketrans({"#": "#35;", "&": "#amp;", "<": "#lt;", ">": "#gt;", '"': "#quot;"})
-_RESERVED = frozenset("call class classdef click default end flowchart graph href linkstyle style subgraph".split())
+_RESERVED = re.compile("call|class|classdef|click|default|end|flowchart|graph|href|linkstyle|style|subgraph", re.I)
 """Words of Mermaid's own, which a node cannot have as its id."""
 _SCALE = 2
 """Pixels of the PNG for one of the drawing, so that letters stay sharp on a dense screen."""
@@ -45,15 +46,23 @@ def mermaid(graph: StateGraph[Any, Any, Any, Any]) -> str:
     lines += [_arrow(ids, edge) for edge in _in_order(drawn.edges, list(drawn.nodes))]
     used = {_kind(graph, name) for name in drawn.nodes}
     lines += [f"    classDef {kind} {style}" for kind, style in _STYLES.items() if kind in used]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def png(graph: StateGraph[Any, Any, Any, Any]) -> bytes:
-    """A graph as a PNG file's bytes, on white. Drawn without the network.
+def write_png(graph: StateGraph[Any, Any, Any, Any], path: Path) -> None:
+    """Draws a graph as a PNG file, on white. Nothing is written unless it is drawn.
 
     Raises:
-        UserError: The extra `draw` is not installed.
+        UserError: The extra `draw` is not installed, or the file cannot be written.
     """
+    picture = _png(mermaid(graph))
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be written: {error.strerror}. Name another file") from error
+
+
+def _png(text: str) -> bytes:
     try:
         import mmdr
     except ImportError as error:
@@ -61,14 +70,14 @@ def png(graph: StateGraph[Any, Any, Any, Any]) -> bytes:
             "a PNG needs the package 'mmdr', which is not installed: pip install 'tutelage[draw]', "
             "or take the Mermaid text, which needs nothing"
         ) from error
-    diagram = mmdr.render(mermaid(graph))
+    diagram = mmdr.render(text)
     _, width, _ = diagram.raw()
     picture: bytes = diagram.png(width=width * _SCALE, background="#ffffff")
     return picture
 
 
 def _id(name: str, number: int) -> str:
-    return name if re.fullmatch(r"\w+", name, re.ASCII) and name.lower() not in _RESERVED else f"node-{number}"
+    return name if re.fullmatch(r"\w+", name, re.ASCII) and not _RESERVED.fullmatch(name) else f"node-{number}"
 
 
 def _kind(graph: StateGraph[Any, Any, Any, Any], name: str) -> str:
