@@ -6,10 +6,14 @@ for byte. Prompts that begin alike share their first links, so a dialogue takes 
 """
 
 import hashlib
+import re
+import weakref
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final, Self
 
 import orjson
 
@@ -18,6 +22,13 @@ from tutelage.errors import RunFolderError
 
 FILE = "messages.jsonl"
 _SHARED = 4096
+_REMEMBERED = 16_384
+
+_SHA256: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})"')
+_KEY: Final = 8
+"""Bytes of a hash that an index entry holds: so few that two records may share them, so each is checked when read."""
+_ENTRY: Final = 16
+"""Bytes of an index entry: the key, and where the record begins."""
 
 
 class MessageLog:
@@ -72,23 +83,33 @@ class MessageLog:
 
 
 class Prompts:
-    """Rebuilds the prompts of a run from its `messages.jsonl`.
+    """Rebuilds the prompts of a run from its `messages.jsonl`, which stays on disk: 16 bytes a record are held.
+
+    A context manager; without `with`, its file is closed when it is collected.
 
     Args:
         run: The run's folder.
+
+    Raises:
+        RunFolderError: The run has no such file.
     """
 
     def __init__(self, run: Path | str) -> None:
-        self._path = Path(run) / FILE
-        if not self._path.is_file():
+        path = Path(run) / FILE
+        if not path.is_file():
             raise RunFolderError(f"{str(run)!r} has no {FILE}: its prompts cannot be rebuilt")
-        self._texts: dict[str, str] = {}
-        self._links: dict[str, dict[str, Any]] = {}
-        for record in self._records():
-            if "text" in record:
-                self._texts[record["sha256"]] = record["text"]
-            else:
-                self._links[record["sha256"]] = record
+        self._file = path.open("rb")
+        self.close = weakref.finalize(self, self._file.close)
+        """Closes the file."""
+        self._offsets = _Offsets(self._file)
+        # The prompts of one dialogue are asked for one after the other, and share most of their links.
+        self._record = lru_cache(maxsize=_REMEMBERED)(partial(_read_record, self._file, self._offsets))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def messages(self, prompt_sha256: str) -> list[dict[str, str]]:
         """The messages of a call, `{role, content}`, as they were sent.
@@ -102,19 +123,65 @@ class Prompts:
             if link["opens"]:
                 roles.append(link["role"])
                 parts.append([])
-            parts[-1].append(self._texts[link["text_sha256"]])
+            parts[-1].append(self._record(link["text_sha256"])["text"])
         return [{"role": role, "content": JOINT.join(texts)} for role, texts in zip(roles, parts, strict=True)]
+
+    def parent(self, prompt_sha256: str) -> str | None:
+        """The prompt without its last part: what a note at its end was added to. None if it has one part only.
+
+        Raises:
+            KeyError: The run has no such prompt.
+        """
+        parent: str | None = self._record(prompt_sha256)["parent"]
+        return parent
 
     def _chain(self, sha256: str | None) -> Iterator[dict[str, Any]]:
         while sha256 is not None:
-            link = self._links[sha256]
+            link = self._record(sha256)
             yield link
             sha256 = link["parent"]
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        with self._path.open("rb") as file:
-            for line in file:
-                try:
-                    yield orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue  # torn by a crash; what it held was written again when the dialogue was done again
+
+class _Offsets:
+    """Where the records of a file begin, by hash: for each, the first eight bytes of its SHA-256 and its offset, sorted."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        # One table for each first byte of a hash, so that no more than a 256th is being sorted at once.
+        tables = [bytearray() for _ in range(256)]
+        offset = 0
+        for line in file:
+            if match := _SHA256.match(line):
+                key = bytes.fromhex(match.group(1).decode())[:_KEY]
+                tables[key[0]] += key + offset.to_bytes(_ENTRY - _KEY, "big")
+            offset += len(line)
+        self._tables = [_sorted(table) for table in tables]
+
+    def of(self, sha256: str) -> Iterator[int]:
+        """The offsets of all records that may be the one with that hash."""
+        key = bytes.fromhex(sha256)[:_KEY]
+        table = self._tables[key[0]]
+        count = len(table) // _ENTRY
+        entry = bisect_left(range(count), key, key=lambda number: table[number * _ENTRY : number * _ENTRY + _KEY])
+        while table[entry * _ENTRY : entry * _ENTRY + _KEY] == key:
+            yield int.from_bytes(table[entry * _ENTRY + _KEY : (entry + 1) * _ENTRY], "big")
+            entry += 1
+
+
+def _sorted(table: bytearray) -> bytes:
+    return b"".join(sorted(bytes(table[start : start + _ENTRY]) for start in range(0, len(table), _ENTRY)))
+
+
+def _read_record(file: BinaryIO, offsets: _Offsets, sha256: str) -> dict[str, Any]:
+    for offset in offsets.of(sha256) if _is_sha256(sha256) else ():
+        file.seek(offset)
+        try:
+            record: dict[str, Any] = orjson.loads(file.readline())
+        except orjson.JSONDecodeError:
+            continue  # torn by a crash; what it held was written again when the dialogue was done again
+        if record["sha256"] == sha256:
+            return record
+    raise KeyError(sha256)
+
+
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", text) is not None

@@ -94,9 +94,7 @@ def read_transcripts(run: Path | str, *, on_skip: Callable[[str], None] | None =
     Raises:
         RunFolderError: It is no run folder.
     """
-    folder = Path(run) / "transcripts"
-    if not folder.is_dir():
-        raise RunFolderError(f"{str(run)!r} is no run folder: it has no transcripts/ in it")
+    folder = _transcripts_of(run)
     skip = on_skip or (lambda what: log.warning("transcript_skipped", line=what))
     last: dict[bytes, tuple[str, int]] = {}
     for path, number, line in _numbered_lines(folder):
@@ -106,6 +104,16 @@ def read_transcripts(run: Path | str, *, on_skip: Callable[[str], None] | None =
             continue
         if (transcript := _parse(line, f"{path}, line {number}", skip)) is not None:
             yield transcript
+
+
+def raw_lines(run: Path | str) -> Iterator[bytes]:
+    """Every line of a run's transcript files, as it stands there, also of dialogues that were retried.
+
+    Raises:
+        RunFolderError: It is no run folder.
+    """
+    for _, _, line in _numbered_lines(_transcripts_of(run)):
+        yield line
 
 
 def parse_transcript(line: bytes) -> Transcript:
@@ -123,6 +131,13 @@ def parse_transcript(line: bytes) -> Transcript:
         if first["loc"] == ("schema",):
             raise ValueError(f"its schema is {first['input']!r}, this version reads {SCHEMA!r}") from error
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _transcripts_of(run: Path | str) -> Path:
+    folder = Path(run) / "transcripts"
+    if not folder.is_dir():
+        raise RunFolderError(f"{str(run)!r} is no run folder: it has no transcripts/ in it")
+    return folder
 
 
 def _parse(line: bytes, place: str, skip: Callable[[str], None]) -> Transcript | None:

@@ -1,0 +1,114 @@
+"""What an export holds and what it leaves out, counted while its rows are written."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tutelage.dialogue.turn import Call
+from tutelage.transcripts.training_files import FileKind
+from tutelage.transcripts.training_rows import Column, Format, LeftOut, Request, Row, player
+from tutelage.transcripts.transcript import Transcript
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportSummary:
+    """The numbers of an export. `str()` is their short form; the data set's card is the long one."""
+
+    format: Format
+    request: Request
+    files: FileKind
+    out: Path
+    rows: int = 0
+    dialogues: int = 0
+    """Completed ones that gave at least one row."""
+    turns: int = 0
+    """Public turns of all roles in the completed dialogues."""
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Finished dialogues by status and reason. Only completed ones give rows."""
+    left_out: Counter[LeftOut] = field(default_factory=Counter)
+    unreadable: int = 0
+    """Lines of transcript files that could not be read."""
+    cut_off: int = 0
+    """Rows whose text ends where the model had no tokens left."""
+    roles: dict[str, Counter[str]] = field(default_factory=dict)
+    """By role, in the order in which they appear: calls in the completed dialogues by who answered."""
+    runs: Counter[str] = field(default_factory=Counter)
+    graphs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Completed dialogues by their graph's name and hash."""
+    origins: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Completed dialogues by origin and generation."""
+    languages: Counter[str] = field(default_factory=Counter)
+    """Completed dialogues by their brief's language, where it names one."""
+    versions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Completed dialogues by what they were made with."""
+    briefs: set[str] = field(default_factory=set)
+    """Those of the completed dialogues."""
+    columns: dict[str, Column] = field(init=False)
+    """The columns of the rows."""
+    _characters: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.columns = self.format.columns(self.request)
+
+    @property
+    def completed(self) -> int:
+        """Completed dialogues."""
+        return sum(count for (status, _), count in self.outcomes.items() if status == "completed")
+
+    @property
+    def mean_characters(self) -> dict[str, float]:
+        """For each column of messages, the mean length of their text in a row."""
+        return {name: count / self.rows for name, count in self._characters.items()}
+
+    def count_dialogue(self, transcript: Transcript) -> None:
+        """Counts a finished dialogue."""
+        self.outcomes[transcript.outcome.status, transcript.outcome.reason] += 1
+        completed = transcript.outcome.status == "completed"
+        for role, call in _calls(transcript):
+            self.roles.setdefault(role, Counter())[player(call)] += completed
+        if not completed:
+            return
+        self.turns += len(transcript.turns)
+        self.briefs.add(transcript.brief.id)
+        self.runs[transcript.run] += 1
+        self.graphs[transcript.graph.name, transcript.graph.sha256] += 1
+        self.origins[transcript.lineage.origin, transcript.lineage.generation] += 1
+        self.versions.update(transcript.versions.items())
+        if transcript.brief.language:
+            self.languages[transcript.brief.language] += 1
+
+    def count_row(self, row: Row) -> None:
+        """Counts a row that is written."""
+        self.rows += 1
+        self.cut_off += row["finish_reason"] == "length"
+        for name, column in self.columns.items():
+            if column.kind == "messages":
+                self._characters[name] += sum(len(message["content"]) for message in row[name])
+
+    def __str__(self) -> str:
+        """What was written where, and what was not."""
+        lines = [
+            f"{self.rows:,} rows of {self.format.name} for the role {self.request.role}, from {self.dialogues:,} of "
+            f"{self.completed:,} completed dialogues: {self.out}",
+            *(f"  left out: {count:,} {reason} ({reason.about})" for reason, count in self.left_out.most_common()),
+            *(
+                f"  no rows from {count:,} dialogues that were {status}: {reason}"
+                for (status, reason), count in self.outcomes.most_common()
+                if status != "completed"
+            ),
+        ]
+        if self.unreadable:
+            lines.append(f"  {self.unreadable:,} lines of the transcripts could not be read")
+        if self.cut_off:
+            lines.append(f"  {self.cut_off:,} rows end where the model had no tokens left (finish_reason: length)")
+        lengths = (f"{name} {length:,.0f}" for name, length in self.mean_characters.items())
+        return "\n".join([*lines, f"  mean characters: {', '.join(lengths)}"])
+
+
+def _calls(transcript: Transcript) -> Iterator[tuple[str, Call]]:
+    for turn in transcript.turns:
+        for attempt in turn.attempts:
+            yield turn.role, attempt.call
+            yield from ((review.role, review.call) for review in attempt.reviews)
+        yield from ((step.role, step.call) for step in turn.steps)

@@ -1,0 +1,162 @@
+"""Supervised fine-tuning: a prompt as a role saw it, and what the role then said.
+
+The rows are what TRL's `SFTTrainer` reads. With prompt and completion it computes its loss on the completion alone,
+with any chat template; with `messages` it needs `assistant_only_loss=True` for that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from tutelage.dialogue.turn import Call, Review, Turn
+from tutelage.transcripts.messages import Prompts
+from tutelage.transcripts.training_rows import (
+    IDENTITY,
+    Column,
+    Format,
+    LeftOut,
+    Request,
+    Row,
+    accepted,
+    first_prompt,
+    identity,
+    player,
+    said,
+)
+from tutelage.transcripts.transcript import Transcript
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """Something that a role said, or judged, in a dialogue."""
+
+    place: tuple[int | str, ...]
+    turn: Turn
+    asked: Call
+    """The call with the prompt that is to be learnt from: of several drafts the first one's."""
+    given: Call
+    """The call that gave the text."""
+    text: str
+    forced: bool = False
+
+    def prompt(self, prompts: Prompts) -> list[dict[str, str]]:
+        """What the role was shown: no draft that was sent back, and nothing of why.
+
+        Raises:
+            KeyError: The run has no such prompt.
+        """
+        return first_prompt(self.asked, self.turn.steps, prompts)
+
+
+def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
+    """One row for each reply of the role, or one for the whole dialogue as the role saw it."""
+    replies = list(_replies(transcript, request.role))
+    if request.whole_dialogue:
+        turns = [reply for reply in replies if reply.turn.role == request.role]
+        if turns:
+            yield _whole_dialogue(transcript, turns, prompts, request)
+        return
+    for reply in replies:
+        yield _row(transcript, reply, prompts, request)
+
+
+def columns(request: Request) -> dict[str, Column]:
+    """The columns of the rows."""
+    finish = "why the model stopped; `length` means that the text was cut off"
+    if request.whole_dialogue:
+        learnt = {"messages": Column("messages", "the dialogue up to the role's last turn, as the role saw it")}
+    else:
+        learnt = {
+            "prompt": Column("messages", "what the role was shown before its first draft"),
+            "completion": Column("messages", "what it said, or the verdict that it gave, as JSON"),
+        }
+    return {
+        **learnt,
+        **IDENTITY,
+        "turn": Column("integer", "the turn's index in the dialogue, from 0; the last one of a whole dialogue"),
+        "model": Column("text", "who played the role: the model, or `model+adapter`"),
+        "finish_reason": Column("text", finish),
+    }
+
+
+SFT = Format(
+    name="sft",
+    rows=rows,
+    columns=columns,
+    options=frozenset({"whole_dialogue", "forced"}),
+    about="supervised fine-tuning: what one role was shown, and what it then said",
+)
+
+
+def _row(transcript: Transcript, reply: Reply, prompts: Prompts, request: Request) -> Row | LeftOut:
+    if reply.forced and not request.forced:
+        return LeftOut.FORCED
+    if not reply.text.strip():
+        return LeftOut.EMPTY
+    try:
+        prompt = reply.prompt(prompts)
+    except KeyError:
+        return LeftOut.PROMPT_LOST
+    place = identity(transcript, request.role, *reply.place)
+    return {"prompt": prompt, "completion": said(reply.text), **place, **_origin(reply)}
+
+
+def _whole_dialogue(transcript: Transcript, turns: list[Reply], prompts: Prompts, request: Request) -> Row | LeftOut:
+    # One refused turn spoils the whole row: trainers learn from every assistant message in it.
+    if any(turn.forced for turn in turns) and not request.forced:
+        return LeftOut.FORCED
+    if not all(turn.text.strip() for turn in turns):
+        return LeftOut.EMPTY
+    last = turns[-1]
+    try:
+        prompt = last.prompt(prompts)
+    except KeyError:
+        return LeftOut.PROMPT_LOST
+    return {"messages": prompt + said(last.text), **identity(transcript, request.role), **_origin(last)}
+
+
+def _origin(reply: Reply) -> Row:
+    finish_reason = reply.given.finish_reason or ""
+    return {"turn": reply.turn.index, "model": player(reply.given), "finish_reason": finish_reason}
+
+
+def _replies(transcript: Transcript, role: str) -> Iterator[Reply]:
+    for turn in transcript.turns:
+        if turn.role == role:
+            yield _turn(turn)
+        yield from _reviews(turn, role)
+        yield from _assessments(turn, role)
+
+
+def _turn(turn: Turn) -> Reply:
+    said_at_last = accepted(turn)
+    return Reply(
+        place=(turn.index,),
+        turn=turn,
+        asked=turn.attempts[0].call,
+        given=said_at_last.call,
+        text=turn.text,
+        forced=said_at_last.forced,
+    )
+
+
+def _reviews(turn: Turn, role: str) -> Iterator[Reply]:
+    for number, attempt in enumerate(turn.attempts):
+        for review in attempt.reviews:
+            if review.role == role:
+                place = (turn.index, number, role)
+                yield Reply(place=place, turn=turn, asked=review.call, given=review.call, text=_verdict(review))
+
+
+def _assessments(turn: Turn, role: str) -> Iterator[Reply]:
+    for number, step in enumerate(turn.steps):
+        if step.role == role and step.kind == "assessment":
+            place = (turn.index, f"step{number}", role)
+            yield Reply(place=place, turn=turn, asked=step.call, given=step.call, text=step.text)
+
+
+def _verdict(review: Review) -> str:
+    """A reviewer's reply, spelled anew: of its JSON a transcript keeps what it says."""
+    verdict = {"verdict": review.verdict, "issues": [issue.model_dump() for issue in review.issues]}
+    return orjson.dumps({**verdict, "scores": review.scores} if review.scores else verdict).decode()

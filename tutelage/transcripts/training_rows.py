@@ -1,0 +1,130 @@
+"""What the formats of exports have in common: what a format is, and how a role's calls become a row's columns."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from tutelage.dialogue.turn import Attempt, Call, Step, Turn
+from tutelage.transcripts.messages import Prompts
+from tutelage.transcripts.transcript import Transcript
+
+Row: TypeAlias = dict[str, Any]
+Messages: TypeAlias = list[dict[str, str]]
+
+
+class LeftOut(StrEnum):
+    """Why something that might have been a row is none."""
+
+    FORCED = "forced"
+    EMPTY = "empty"
+    IDENTICAL = "identical"
+    REPEATED = "repeated"
+    NOTHING_MENDED = "nothing mended"
+    PROMPT_LOST = "prompt lost"
+
+    @property
+    def about(self) -> str:
+        """What it means, as the dataset card says it."""
+        return _ABOUT[self]
+
+
+_ABOUT = {
+    LeftOut.FORCED: "the reviewers still refused what was said: no revision was left",
+    LeftOut.EMPTY: "a text is empty",
+    LeftOut.IDENTICAL: "the accepted text is the draft that was sent back, word for word",
+    LeftOut.REPEATED: "the same draft was sent back before in the same turn",
+    LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
+    LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a format: the same kind of value in every row of every file."""
+
+    kind: Literal["text", "integer", "number", "texts", "messages"]
+    """A number may be null; nothing else is."""
+    about: str
+    """What is in it, as the dataset card says it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What an export is asked for."""
+
+    role: str
+    """Whose words are to be learnt."""
+    whole_dialogue: bool = False
+    forced: bool = False
+    """Keep turns that the reviewers still refused after the last revision."""
+    scored: bool = False
+    """Whether reviewers gave scores in this run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A format of training rows."""
+
+    name: str
+    rows: Callable[[Transcript, Prompts, Request], Iterator[Row | LeftOut]]
+    """The rows that a completed dialogue gives, and a reason for each that it does not give."""
+    columns: Callable[[Request], dict[str, Column]]
+    """In the order in which they are written."""
+    options: frozenset[str] = frozenset()
+    """Which of `whole_dialogue` and `forced` it has."""
+    scores: bool = False
+    """Whether it has columns for the reviewers' scores, where there are any."""
+    about: str
+    """What a row is for, as the dataset card says it."""
+
+
+IDENTITY = {
+    "id": Column("text", "unique among the rows"),
+    "dialogue": Column("text", "the transcript that it is from"),
+    "brief": Column("text", "what was taught; split training and test data by it, not by row"),
+    "role": Column("text", "whose words are to be learnt"),
+}
+"""The columns that say where a row is from, in every format."""
+
+
+def identity(transcript: Transcript, role: str, *place: int | str) -> Row:
+    """The columns of `IDENTITY`. The place in the dialogue makes the id unique."""
+    id_ = "/".join(map(str, (transcript.id, *place)))
+    return {"id": id_, "dialogue": transcript.id, "brief": transcript.brief.id, "role": role}
+
+
+def player(call: Call) -> str:
+    """Who answered a call: the model, or `model+adapter`."""
+    return f"{call.model}+{call.adapter}" if call.adapter else call.model
+
+
+def accepted(turn: Turn) -> Attempt:
+    """The one attempt of a turn that was said."""
+    return next(attempt for attempt in turn.attempts if attempt.status == "accepted")
+
+
+def said(text: str) -> Messages:
+    """A text as the assistant's message."""
+    return [{"role": "assistant", "content": text}]
+
+
+def first_prompt(call: Call, steps: Sequence[Step], prompts: Prompts) -> Messages:
+    """What a role was shown when it was first asked for a reply.
+
+    A reply that did not fit its schema is asked for again, with a note at the end of the prompt. The note was for that
+    one reply, so it is taken off again.
+
+    Args:
+        call: The call that gave the reply.
+        steps: The turn's other calls; the replies that did not fit are among them.
+        prompts: The run's prompts.
+
+    Raises:
+        KeyError: The run has no such prompt.
+    """
+    sha256 = call.prompt_sha256
+    misfits = {step.call.prompt_sha256 for step in steps if step.kind == "misfit"}
+    while misfits and (parent := prompts.parent(sha256)) in misfits:
+        sha256 = parent
+    return prompts.messages(sha256)
