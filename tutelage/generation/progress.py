@@ -21,6 +21,8 @@ log = structlog.get_logger()
 
 REFRESH: Final = 0.25
 """Seconds between two looks of a person at the display."""
+WIDEST: Final = 80
+"""Columns that the display takes at most: a terminal made narrower folds lines that no longer fit, and leaves bits."""
 REPORT: Final = 10.0
 """Seconds between two lines where nobody watches."""
 SPEED_WINDOW: Final = 30.0
@@ -168,27 +170,27 @@ class Display:
         self._note = note
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
+        width = min(options.max_width, WIDEST)
         lines = [_fitting(self._dialogues(), width), _fitting(self._words(), width)]
         if note := _printable(self._note()):
             lines.append(Text(note, style="yellow", no_wrap=True, overflow="ellipsis"))
-        yield Group(self._bar(), *lines)
+        yield Group(self._bar(width), *lines)
 
-    def _bar(self) -> Table | Text:
+    def _bar(self, width: int) -> Table | Text:
         tally, name = self._tally, Text(self._name, style="bold", no_wrap=True, overflow="ellipsis")
         if tally.target is None:
             return Text.assemble(name, f"  {tally.done:,} dialogues  ", (self._when(), "dim"), overflow="ellipsis")
         share = tally.done / tally.target if tally.target else 1.0
+        # Rounded down: 100% is said when all is done. Widths are those of the end, so that the bar keeps its own.
+        count = f"{tally.done:,}/{tally.target:,} {math.floor(100 * min(share, 1)):3}%"
         row = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        row.width = width
         row.add_column(max_width=24, no_wrap=True)
         row.add_column(ratio=1, min_width=8)
-        row.add_column(no_wrap=True)
-        row.add_column(no_wrap=True)
+        row.add_column(no_wrap=True, justify="right", min_width=2 * len(f"{tally.target:,}") + 6)
+        row.add_column(no_wrap=True, min_width=12)
         bar = ProgressBar(total=max(1, tally.target), completed=tally.done)
-        # Rounded down: 100 % is said when all is done.
-        row.add_row(
-            name, bar, f"{tally.done:,}/{tally.target:,} {math.floor(100 * min(share, 1))}%", Text(self._when(), "dim")
-        )
+        row.add_row(name, bar, count, Text(self._when(), style="dim"))
         return row
 
     def _when(self) -> str:
@@ -211,7 +213,7 @@ class Display:
         tally = self._tally
         parts = [f"{tally.turns:,} turns", f"{tally.tokens_per_second:,.0f} tokens/s"]
         if tally.acceptance is not None:
-            parts.append(f"{tally.acceptance:.0%} of drafts accepted")
+            parts.append(f"{tally.acceptance:.0%} accepted")
         if tally.cached is not None:
             parts.append(f"{tally.cached:.0%} cached")
         return [Text(part) for part in parts]

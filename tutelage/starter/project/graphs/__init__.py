@@ -1,0 +1,1 @@
+"""This project's dialogues, one file each."""
