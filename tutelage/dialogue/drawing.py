@@ -28,7 +28,7 @@ _STYLES = {
 _SHAPES = {"edge": ("([", "])"), "gate": ("{{", "}}")}
 _ROUNDED = ("(", ")")
 _ENTITIES = str.maketrans({"#": "#35;", "&": "#amp;", "<": "#lt;", ">": "#gt;", '"': "#quot;"})
-_RESERVED = re.compile("call|class|classdef|click|default|end|flowchart|graph|href|linkstyle|style|subgraph", re.I)
+_RESERVED = re.compile("(?i)call|class|classdef|click|default|end|flowchart|graph|href|linkstyle|style|subgraph")
 """Words of Mermaid's own, which a node cannot have as its id."""
 _SCALE = 2
 """Pixels of the PNG for one of the drawing, so that letters stay sharp on a dense screen."""
