@@ -115,10 +115,12 @@ async def test_a_prompt_sent_again_is_found_in_the_prefix_cache(
 async def test_each_adapter_answers_by_its_name_and_in_its_own_way(
     session: aiohttp.ClientSession, vllm_server: VLLMServer
 ) -> None:
-    names = (vllm_server.model, "a", "b")
-    replies = [await chat(session, vllm_server, "Tell me about ice.", model=name, temperature=0) for name in names]
-    assert [reply["model"] for reply in replies] == list(names)
-    assert len({texts(reply)[0] for reply in replies}) == 3
+    said = {}
+    for name in (vllm_server.model, "a", "b"):
+        replies = [await chat(session, vllm_server, asked, model=name, temperature=0) for asked in ("Hello!", "Why?")]
+        assert {reply["model"] for reply in replies} == {name}
+        said[name] = [texts(reply) for reply in replies]
+    assert said["a"] != said[vllm_server.model] != said["b"] != said["a"]
 
 
 async def test_n_replies_differ_and_come_again_with_their_seed(

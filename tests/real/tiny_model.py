@@ -26,7 +26,7 @@ from transformers import (  # type: ignore[import-not-found]
 SEED = 7
 VOCABULARY = 1024
 CONTEXT = 4096
-STEPS = 100
+STEPS = 120
 BATCH, ROW = 8, 128
 ADAPTER_RANK, ADAPTER_ALPHA = 8, 4
 """Of a strength that changes what is said, while it still comes to an end; at twice the alpha half of it does not."""
@@ -81,11 +81,21 @@ LESSONS = [
     ("What did Galileo observe through his telescope?", "Four moons of Jupiter, and mountains on our own Moon."),
 ]
 
+PHRASES = [
+    "ask a question",
+    "give a hint first",
+    "too long for the student",
+    "the fact says otherwise",
+    "one half of ten",
+    "correct the claim",
+]
+
 VERDICTS = [
     '{"verdict":"accept","issues":[]}',
     '{"verdict":"revise","issues":[{"severity":"major","span":"a copy","instruction":"correct the claim"}]}',
     '{"verdict":"revise","issues":[{"dimension":"clarity","evidence":"too long","instruction":"ask a question"}]}',
     '{"answer":"five","confident":true,"score":4}',
+    '{"accuracy":4,"clarity":3,"agrees":false,"score":0.5}',
 ]
 
 
@@ -104,11 +114,14 @@ def main(folder: Path) -> None:
 def samples() -> list[tuple[str, str]]:
     """What the model is given, and what it learns to say then.
 
-    It opens no verdict by itself, but goes on with one that a schema has opened.
+    It opens no verdict by itself, but goes on with one that a schema has opened, and its strings are short whatever
+    their key is.
     """
-    answers = [(f"<|user|>{asked}<|end|><|assistant|>", f"{answer}<|end|>") for asked, answer in LESSONS]
+    asked = [(f"<|user|>{question}<|end|><|assistant|>", f"{answer}<|end|>") for question, answer in LESSONS]
+    alone = [("<|assistant|>", said) for _, said in asked]
+    strings = [('":"', phrase + closing) for phrase in PHRASES for closing in ('"', '",', '"}', '"]')]
     verdicts = [("<|assistant|>{", f"{verdict[1:]}<|end|>") for verdict in VERDICTS]
-    return answers + [("<|assistant|>", said) for _, said in answers] + verdicts * 5
+    return asked + alone + strings + verdicts * 5
 
 
 def train_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
@@ -153,11 +166,13 @@ def train_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=STEPS)
     for _ in range(STEPS):
         ids, labels = draw_batch(tokenizer)
         optimizer.zero_grad()
         model(ids, labels=labels).loss.backward()
         optimizer.step()
+        decay.step()
     return model
 
 

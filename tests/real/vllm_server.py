@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODEL = "tiny"
-START_SECONDS = 240
-"""How long a server may take to its first reply: 20 to 40 s alone on two cores, more beside other work."""
+START_SECONDS = 300
+"""How long a server may take to be healthy: 20 to 40 s alone on two cores, five times that beside other work."""
 DRAIN_SECONDS = 10
 
 
