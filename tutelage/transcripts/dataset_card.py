@@ -121,9 +121,7 @@ def dataset_card(summary: ExportSummary) -> str:
     return environment.from_string(_CARD).render(
         **helpers,
         summary=summary,
-        title=f"{', '.join(sorted(summary.runs))}: {summary.format.name} for {summary.request.role}".translate(
-            _ONE_LINE
-        ),
+        title=f"{', '.join(map(_code, sorted(summary.runs)))}: {summary.format.name} for {_code(summary.request.role)}",
         front_matter=yaml.safe_dump(_front_matter(summary), sort_keys=False, allow_unicode=True),
         trial=", ".join(_code(model) for model in sorted(_trial_models(summary))),
         outcomes=[(status, _code(reason), count) for (status, reason), count in summary.outcomes.most_common()],

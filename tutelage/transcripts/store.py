@@ -98,11 +98,13 @@ def read_transcripts(run: Path | str, *, on_skip: Callable[[str], None] | None =
     skip = on_skip or (lambda what: log.warning("transcript_skipped", line=what))
     last: dict[bytes, tuple[str, int]] = {}
     for path, number, line in _numbered_lines(folder):
-        last[_id_of(line)] = (path.name, number)
+        if _is_whole(line):
+            last[_id_of(line)] = (path.name, number)
     for path, number, line in _numbered_lines(folder):
-        if last.get(_id_of(line)) != (path.name, number):
-            continue
-        if (transcript := _parse(line, f"{path}, line {number}", skip)) is not None:
+        place = f"{path}, line {number}"
+        if not _is_whole(line):
+            skip(f"{place}: torn, or still being written")
+        elif last.get(_id_of(line)) == (path.name, number) and (transcript := _parse(line, place, skip)):
             yield transcript
 
 
@@ -153,6 +155,10 @@ def _numbered_lines(folder: Path) -> Iterator[tuple[Path, int, bytes]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 yield path, number, line
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n")
 
 
 def _id_of(line: bytes) -> bytes:

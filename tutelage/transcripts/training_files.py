@@ -25,20 +25,16 @@ class TrainingFiles:
         folder: The data set's folder; `data/` is made in it.
         kind: The files' format.
         columns: The rows' columns: every row has each, of one type, in every file.
-        shard_bytes: The size after which a new file is begun.
 
     Raises:
         ExportError: The format needs a library that is not installed.
     """
 
-    def __init__(
-        self, folder: Path, kind: FileKind, columns: Mapping[str, Column], *, shard_bytes: int = SHARD_BYTES
-    ) -> None:
+    def __init__(self, folder: Path, kind: FileKind, columns: Mapping[str, Column]) -> None:
         self._folder = folder / "data"
         self._kind = kind
         self._new = JsonLines if kind == "jsonl" else parquet_with(columns)
         self._columns = list(columns)
-        self._shard_bytes = shard_bytes
         self._batch: list[Row] = []
         self._shards: list[Path] = []
         self._file: RowFile | None = None
@@ -76,7 +72,7 @@ class TrainingFiles:
             self._file = self._new(self._shards[-1])
         self._file.write(self._batch)
         self._batch = []
-        if self._file.size >= self._shard_bytes:
+        if self._file.size >= SHARD_BYTES:
             self._close_file()
 
     def _close_file(self) -> None:

@@ -1,0 +1,538 @@
+"""Exports of real run folders: the built-in lesson, played by a scripted model."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from langchain_core.messages import BaseMessage
+
+from tutelage import Brief, Cast, Dialogue, Transcript, Turn
+from tutelage.dialogue.brief import Misconception
+from tutelage.dialogue.cast import Limits
+from tutelage.dialogue.prompt import Prompt
+from tutelage.dialogue.stopping import completed, outcome_of
+from tutelage.dialogue.turn import Outcome
+from tutelage.errors import ExportError
+from tutelage.graphs.debate import debate
+from tutelage.graphs.lesson import lesson
+from tutelage.serving.weights import SMOLLM2
+from tutelage.testing.scripted import Said, Script, ScriptedModel
+from tutelage.transcripts import training_files
+from tutelage.transcripts.dataset_card import TRIAL_MODELS
+from tutelage.transcripts.export import export
+from tutelage.transcripts.messages import MessageLog
+from tutelage.transcripts.store import TranscriptStore
+from tutelage.transcripts.transcript import GraphIdentity, Usage, calls_of
+
+CANARY = "CANARY-OF-THE-CRITIC"
+ACCEPT: dict[str, Any] = {"verdict": "accept", "issues": []}
+REVISE: dict[str, Any] = {
+    "verdict": "revise",
+    "issues": [
+        {"dimension": "leak", "severity": "block", "span": CANARY, "evidence": CANARY, "instruction": f"Ask. {CANARY}"}
+    ],
+}
+BRIEF = Brief(
+    id="halves", topic="fractions", question="What is 1/2 + 1/3?", answer=("5/6",), facts=("A sixth is half a third.",)
+)
+MESSAGES = 4
+"""Public turns of a dialogue, so two of the tutor."""
+
+Row = dict[str, Any]
+
+
+class Runs:
+    """Makes run folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run"
+        self.transcripts: list[Transcript] = []
+        self.sent: dict[str, list[dict[str, str]]] = {}
+        """Every prompt that a model was sent, by its hash."""
+        self._log = MessageLog()
+        self._store = TranscriptStore(self.path / "transcripts")
+        (self.path / "messages.jsonl").touch()
+
+    async def play(
+        self,
+        script: Mapping[str, Script],
+        *,
+        id_: str = "d0",
+        graph: Any = lesson,
+        brief: Brief = BRIEF,
+        outcome: Outcome | None = None,
+        change: Callable[[Turn], Turn] = lambda turn: turn,
+    ) -> Transcript:
+        """Plays one dialogue and puts it into the run."""
+        cast = replace(Cast.of(ScriptedModel(script)), on_prompt=self._keep, limits=Limits(messages=MESSAGES))
+        built = graph()
+        state: Dialogue = await built.compile().ainvoke({"id": id_, "brief": brief}, context=cast)
+        turns = [change(turn) for turn in state["turns"]]
+        transcript = Transcript(
+            id=id_,
+            run="fractions",
+            graph=GraphIdentity(name=graph.__name__, sha256="0" * 64),
+            brief=brief,
+            turns=turns,
+            outcome=outcome or outcome_of(built, state, cast.limits),
+            usage=Usage.of(calls_of(turns)),
+            started=datetime(2026, 1, 1, tzinfo=UTC),
+            finished=datetime(2026, 1, 2, tzinfo=UTC),
+        )
+        self._store.append([transcript.model_dump_json(by_alias=True).encode() + b"\n"])
+        with (self.path / "messages.jsonl").open("ab") as file:
+            file.write(self._log.take())
+        self.transcripts.append(transcript)
+        return transcript
+
+    def _keep(self, dialogue: str, prompt: Prompt) -> None:
+        self._log.keep(dialogue, prompt)
+        self.sent[prompt.sha256] = prompt.as_dicts()
+
+    def close(self) -> None:
+        self._store.close()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Any:
+    made = Runs(tmp_path)
+    yield made
+    made.close()
+
+
+def script(**roles: Script) -> dict[str, Script]:
+    """A lesson in which all goes well, but for what is given."""
+    calm: dict[str, Script] = {
+        "tutor": numbered("Which size must the parts have?"),
+        "student": numbered("I am not sure."),
+        "critic": [ACCEPT],
+        "fact_checker": [ACCEPT],
+    }
+    return {**calm, **roles}
+
+
+def numbered(text: str) -> Callable[[list[BaseMessage]], Said]:
+    """Says the same with another number each time, so that no two replies are equal."""
+    said: list[None] = []
+
+    def say(_: list[BaseMessage]) -> str:
+        said.append(None)
+        return f"{text} ({len(said)})"
+
+    return say
+
+
+SENT_BACK_ONCE = {"critic": [REVISE, ACCEPT]}
+"""The first draft of the first turn is sent back."""
+
+
+def rows_of(out: Path) -> list[Row]:
+    rows = [orjson.loads(line) for path in sorted(out.rglob("*.jsonl")) for line in path.read_bytes().splitlines()]
+    return rows + [row for path in sorted(out.rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def card_of(out: Path) -> tuple[dict[str, Any], str]:
+    _, front, body = (out / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+async def test_sft_pairs_what_a_role_was_shown_with_what_it_said(runs: Runs, tmp_path: Path) -> None:
+    transcript = await runs.play(script())
+    export(runs.path, format="sft", out=tmp_path / "out")
+    turns = [turn for turn in transcript.turns if turn.role == "tutor"]
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == len(turns) == 2
+    for row, turn in zip(rows, turns, strict=True):
+        assert row["prompt"] == runs.sent[turn.attempts[0].call.prompt_sha256]
+        assert row["completion"] == [{"role": "assistant", "content": turn.text}]
+        assert (row["id"], row["brief"], row["turn"]) == (f"d0/{turn.index}", "halves", turn.index)
+        assert (row["role"], row["model"], row["finish_reason"]) == ("tutor", "scripted", "stop")
+
+
+async def test_the_prompt_is_that_of_the_first_draft_and_the_completion_the_accepted_one(
+    runs: Runs, tmp_path: Path
+) -> None:
+    transcript = await runs.play(script(**SENT_BACK_ONCE))
+    export(runs.path, format="sft", out=tmp_path / "out")
+    first, second = transcript.turns[0].attempts
+    row = rows_of(tmp_path / "out")[0]
+    assert row["prompt"] == runs.sent[first.call.prompt_sha256] != runs.sent[second.call.prompt_sha256]
+    assert row["completion"][0]["content"] == second.text != first.text
+
+
+@pytest.mark.parametrize("whole_dialogue", [False, True])
+async def test_no_critique_is_in_any_prompt_of_sft(runs: Runs, tmp_path: Path, whole_dialogue: bool) -> None:
+    await runs.play(script(critic=[REVISE, ACCEPT]))
+    assert any(CANARY in str(prompt) for prompt in runs.sent.values())
+    for role in ("tutor", "student"):
+        export(runs.path, format="sft", out=tmp_path / role, role=role, whole_dialogue=whole_dialogue)
+        assert CANARY not in str(rows_of(tmp_path / role))
+
+
+async def test_no_critique_is_in_any_prompt_or_text_of_dpo(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script(critic=[REVISE, REVISE, ACCEPT]))
+    assert any(CANARY in str(prompt) for prompt in runs.sent.values())
+    export(runs.path, format="dpo", out=tmp_path / "out")
+    assert len(rows_of(tmp_path / "out")) == 2
+    assert CANARY not in str(rows_of(tmp_path / "out"))
+
+
+async def test_a_note_that_asked_for_a_better_shape_is_not_in_the_prompt(runs: Runs, tmp_path: Path) -> None:
+    """An empty draft and a verdict that is no verdict are asked for again, with a note at the prompt's end."""
+    transcript = await runs.play(script(tutor=["", "", "Which size?"], critic=[{"verdict": "perhaps"}, ACCEPT]))
+    turn = transcript.turns[0]
+    assert [step.kind for step in turn.steps] == ["misfit"] * 3
+    misfit_of = {step.role: step.call.prompt_sha256 for step in reversed(turn.steps)}
+    for role, given in (("tutor", turn.attempts[0].call), ("critic", turn.attempts[0].reviews[0].call)):
+        export(runs.path, format="sft", out=tmp_path / role, role=role)
+        assert rows_of(tmp_path / role)[0]["prompt"] == runs.sent[misfit_of[role]] != runs.sent[given.prompt_sha256]
+
+
+async def test_a_whole_dialogue_is_one_row_as_the_role_saw_it(runs: Runs, tmp_path: Path) -> None:
+    transcript = await runs.play(script(**SENT_BACK_ONCE))
+    export(runs.path, format="sft", out=tmp_path / "out", role="student", whole_dialogue=True)
+    [row] = rows_of(tmp_path / "out")
+    system, *messages = row["messages"]
+    assert system["role"] == "system"
+    assert [(each["role"], each["content"]) for each in messages] == [
+        ("assistant" if turn.role == "student" else "user", turn.text) for turn in transcript.turns
+    ]
+
+
+async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: Path) -> None:
+    transcript = await runs.play(script(**SENT_BACK_ONCE))
+    export(runs.path, format="sft", out=tmp_path / "out", role="critic")
+    rows = rows_of(tmp_path / "out")
+    verdicts = [orjson.loads(row["completion"][0]["content"]) for row in rows]
+    assert verdicts == [REVISE, ACCEPT, ACCEPT]
+    reviews = [attempt.reviews[0] for turn in transcript.turns for attempt in turn.attempts if attempt.reviews]
+    assert [row["prompt"] for row in rows] == [runs.sent[review.call.prompt_sha256] for review in reviews]
+    assert len({row["id"] for row in rows}) == len(rows)
+
+
+async def test_a_role_that_assesses_learns_from_its_assessments(runs: Runs, tmp_path: Path) -> None:
+    ruling = {"proponent_answer": "5/6", "opponent_answer": "2/5", "agreed": False}
+    said: dict[str, Script] = {
+        "proponent": numbered("It is 5/6."),
+        "opponent": numbered("It is 2/5."),
+        "moderator": [ruling],
+    }
+    brief = Brief(question="What is 1/2 + 1/3?", answer=("5/6",), misconception=Misconception(belief="Add the tops."))
+    await runs.play(said, graph=debate, brief=brief)
+    export(runs.path, format="sft", out=tmp_path / "out", role="moderator")
+    rows = rows_of(tmp_path / "out")
+    assert [orjson.loads(row["completion"][0]["content"]) for row in rows] == [ruling, ruling]
+
+
+async def test_dpo_pairs_each_draft_that_was_sent_back_with_the_accepted_one(runs: Runs, tmp_path: Path) -> None:
+    transcript = await runs.play(script(critic=[REVISE, REVISE, ACCEPT]))
+    export(runs.path, format="dpo", out=tmp_path / "out")
+    drafts = transcript.turns[0].attempts
+    rows = rows_of(tmp_path / "out")
+    assert [row["rejected"][0]["content"] for row in rows] == [drafts[0].text, drafts[1].text]
+    assert all(row["chosen"] == [{"role": "assistant", "content": drafts[2].text}] for row in rows)
+    assert all(row["prompt"] == runs.sent[drafts[0].call.prompt_sha256] for row in rows)
+    assert all(row["issues_fixed"] == ["leak"] for row in rows)
+    assert [row["id"] for row in rows] == ["d0/0/0", "d0/0/1"]
+    assert "margin" not in rows[0]
+
+
+async def test_dpo_has_the_margin_of_the_scores_that_both_drafts_have(runs: Runs, tmp_path: Path) -> None:
+    scores = iter([{"clarity": 0.25, "warmth": 0.0}, {"clarity": 0.75}])
+
+    def score(turn: Turn) -> Turn:
+        attempts = []
+        for attempt in turn.attempts if turn.index == 0 else ():
+            critic, *others = attempt.reviews
+            scored = critic.model_copy(update={"scores": next(scores)})
+            attempts.append(attempt.model_copy(update={"reviews": [scored, *others]}))
+        return turn.model_copy(update={"attempts": attempts or turn.attempts})
+
+    await runs.play(script(**SENT_BACK_ONCE), change=score)
+    export(runs.path, format="dpo", out=tmp_path / "out")
+    [row] = rows_of(tmp_path / "out")
+    assert (row["score_chosen"], row["score_rejected"], row["margin"]) == (0.75, 0.25, 0.5)
+
+
+async def test_pairs_that_teach_nothing_are_left_out_and_counted(runs: Runs, tmp_path: Path) -> None:
+    def revise(dimension: str) -> dict[str, Any]:
+        return {"verdict": "revise", "issues": [{**REVISE["issues"][0], "dimension": dimension}]}
+
+    still_wrong = {**revise("tone"), "verdict": "accept"}
+    same = ["Which size?", "Which  size?\n", "Next?"]
+    twice = ["It is 5/6.", "It is 5/6.", "Which size?", "Next?"]
+    await runs.play(script(**SENT_BACK_ONCE), id_="good")
+    await runs.play(script(tutor=same, **SENT_BACK_ONCE), id_="identical")
+    await runs.play(script(tutor=twice, critic=[REVISE, REVISE, ACCEPT]), id_="repeated")
+    await runs.play(script(critic=[revise("tone"), still_wrong, ACCEPT]), id_="nothing mended")
+    await runs.play(script(critic=[REVISE, REVISE, REVISE, ACCEPT]), id_="forced")
+    summary = export(runs.path, format="dpo", out=tmp_path / "out")
+    assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good", "repeated"]
+    assert summary.left_out == {"identical": 1, "repeated": 1, "nothing mended": 1, "forced": 2}
+    assert "left out: 2 forced" in str(summary)
+    assert (
+        "| forced | the reviewers still refused what was said: no revision was left | 2 |"
+        in card_of(tmp_path / "out")[1]
+    )
+
+
+async def test_forced_turns_are_left_out_unless_they_are_asked_for(runs: Runs, tmp_path: Path) -> None:
+    transcript = await runs.play(script(critic=[REVISE, REVISE, REVISE, ACCEPT]))
+    assert any(attempt.forced for attempt in transcript.turns[0].attempts)
+    without = export(runs.path, format="sft", out=tmp_path / "without")
+    assert [row["turn"] for row in rows_of(tmp_path / "without")] == [2]
+    assert without.left_out == {"forced": 1}
+    kept = export(runs.path, format="sft", out=tmp_path / "with", forced=True)
+    assert [row["turn"] for row in rows_of(tmp_path / "with")] == [0, 2]
+    assert not kept.left_out
+    assert "Refused turns are in it" in card_of(tmp_path / "with")[1]
+    assert "Refused turns are in it" not in card_of(tmp_path / "without")[1]
+
+
+async def test_a_whole_dialogue_with_a_forced_turn_is_left_out(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script(), id_="good")
+    await runs.play(script(critic=[REVISE, REVISE, REVISE, ACCEPT]), id_="forced")
+    summary = export(runs.path, format="sft", out=tmp_path / "out", whole_dialogue=True)
+    assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good"]
+    assert summary.left_out == {"forced": 1}
+
+
+async def test_only_completed_dialogues_are_exported_and_of_a_retried_one_the_last(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script(), id_="retried")
+    await runs.play(script(), id_="failed", outcome=Outcome(status="failed", reason="endpoint_unreachable"))
+    await runs.play(script(tutor=["Anew?", "Once more?"]), id_="retried", outcome=completed("mastered"))
+    summary = export(runs.path, format="sft", out=tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert [row["completion"][0]["content"] for row in rows] == ["Anew?", "Once more?"]
+    assert summary.outcomes == {("failed", "endpoint_unreachable"): 1, ("completed", "mastered"): 1}
+
+
+async def test_a_prompt_that_was_lost_costs_its_rows_and_is_counted(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script())
+    path = runs.path / "messages.jsonl"
+    lost = runs.transcripts[0].turns[2].attempts[0].call.prompt_sha256
+    path.write_bytes(
+        b"".join(line for line in path.read_bytes().splitlines(True) if not line[11:].startswith(lost.encode()))
+    )
+    summary = export(runs.path, format="sft", out=tmp_path / "out")
+    assert [row["turn"] for row in rows_of(tmp_path / "out")] == [0]
+    assert summary.left_out == {"prompt lost": 1}
+
+
+@pytest.mark.parametrize("format_", ["sft", "dpo"])
+async def test_parquet_and_jsonl_hold_the_same_rows(runs: Runs, tmp_path: Path, format_: Any) -> None:
+    await runs.play(script(**SENT_BACK_ONCE))
+    for files in ("parquet", "jsonl"):
+        export(runs.path, format=format_, out=tmp_path / files, files=files)
+    rows = rows_of(tmp_path / "parquet")
+    assert rows == rows_of(tmp_path / "jsonl") != []
+    assert [list(row) for row in rows] == [list(row) for row in rows_of(tmp_path / "jsonl")]
+
+
+async def test_shards_are_numbered_as_the_hub_numbers_them_and_all_have_the_same_types(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        issues = REVISE if number else {"verdict": "revise", "issues": []}  # so the first shard's lists are empty
+        await runs.play(script(critic=[issues, ACCEPT]), id_=f"d{number}")
+    monkeypatch.setattr(training_files, "BATCH", 1)
+    monkeypatch.setattr(training_files, "SHARD_BYTES", 1)
+    for files in ("parquet", "jsonl"):
+        export(runs.path, format="dpo", out=tmp_path / files, files=files)
+        names = sorted(path.name for path in (tmp_path / files / "data").iterdir())
+        assert names == [f"train-{number:05d}-of-00003.{files}" for number in range(3)]
+    schemas = [pq.read_schema(path) for path in sorted((tmp_path / "parquet" / "data").iterdir())]
+    assert all(schema.equals(schemas[0]) for schema in schemas)
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    assert {schemas[0].field(name).type.value_type for name in ("prompt", "chosen", "rejected")} == {message}
+    assert schemas[0].field("issues_fixed").type.value_type == pa.string()
+    whole = pq.ParquetDataset(tmp_path / "parquet" / "data").read()
+    assert whole.num_rows == 3
+    metadata = pq.ParquetFile(next((tmp_path / "parquet" / "data").iterdir())).metadata
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+async def test_the_numbers_of_the_card_are_those_of_the_files(runs: Runs, tmp_path: Path) -> None:
+    brief = BRIEF.model_copy(update={"language": "en"})
+    await runs.play(script(**SENT_BACK_ONCE), id_="a", brief=brief)
+    await runs.play(script(), id_="b", brief=brief)
+    await runs.play(script(), id_="c", outcome=Outcome(status="discarded", reason="leak"))
+    summary = export(runs.path, format="sft", out=tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    front, body = card_of(tmp_path / "out")
+    mean = {
+        name: sum(len(m["content"]) for row in rows for m in row[name]) / len(rows) for name in summary.mean_characters
+    }
+    assert set(mean) == {"prompt", "completion"}
+    for line in (
+        "| rows | 4 |",
+        "| completed dialogues | 2 |",
+        "| turns in them, of all roles | 8 |",
+        f"| mean characters of `prompt` | {mean['prompt']:,.1f} |",
+        f"| mean characters of `completion` | {mean['completion']:,.1f} |",
+        "| completed | `out_of_turns` | 2 |",
+        "| discarded | `leak` | 1 |",
+        "| `tutor` | `scripted` | 5 |",
+        "| `student` | `scripted` | 4 |",
+        "| `critic` | `scripted` | 5 |",
+        "| `fractions` | 2 |",
+        "| synthetic | 1 | 2 |",
+    ):
+        assert line in body.splitlines()
+    assert front["size_categories"] == ["n<1K"]
+    assert front["language"] == ["en"]
+    assert {"synthetic", "tutelage", "sft"} <= set(front["tags"])
+    assert front["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    for column in rows[0]:
+        assert f"| `{column}` |" in body
+
+
+async def test_the_card_says_that_the_embedded_model_is_for_trying_out(runs: Runs, tmp_path: Path) -> None:
+    def by(model: str) -> Callable[[Turn], Turn]:
+        def change(turn: Turn) -> Turn:
+            attempts = [
+                a.model_copy(update={"call": a.call.model_copy(update={"model": model})}) for a in turn.attempts
+            ]
+            return turn.model_copy(update={"attempts": attempts})
+
+        return change
+
+    assert SMOLLM2.name in TRIAL_MODELS
+    await runs.play(script(), change=by("large"))
+    export(runs.path, format="sft", out=tmp_path / "large")
+    assert "For trying out" not in card_of(tmp_path / "large")[1]
+    await runs.play(script(), id_="d1", change=by(SMOLLM2.name))
+    export(runs.path, format="sft", out=tmp_path / "small")
+    assert "For trying out, not for training" in card_of(tmp_path / "small")[1]
+
+
+async def test_names_from_outside_cannot_break_the_card(runs: Runs, tmp_path: Path) -> None:
+    def by(turn: Turn) -> Turn:
+        call = turn.attempts[0].call.model_copy(update={"model": "a|b`\n# <script>", "adapter": "v2"})
+        return turn.model_copy(update={"attempts": [turn.attempts[0].model_copy(update={"call": call})]})
+
+    await runs.play(script(), change=by)
+    export(runs.path, format="sft", out=tmp_path / "out")
+    _, body = card_of(tmp_path / "out")
+    assert "<script" not in body
+    assert "| `tutor` | `a b  #  script +v2` | 2 |" in body.splitlines()
+
+
+async def test_the_same_run_gives_the_same_bytes(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script(**SENT_BACK_ONCE))
+    for name in ("one", "two"):
+        export(runs.path, format="sft", out=tmp_path / name)
+    files = [sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("one", "two")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+
+async def test_a_folder_that_is_not_empty_is_refused_unless_forced(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script())
+    out = tmp_path / "deep" / "out"
+    export(runs.path, format="sft", out=out)
+    before = (out / "README.md").read_bytes()
+    with pytest.raises(ExportError, match="not empty"):
+        export(runs.path, format="sft", out=out, role="student")
+    assert (out / "README.md").read_bytes() == before
+    export(runs.path, format="sft", out=out, role="student", files="jsonl", force=True)
+    assert {row["role"] for row in rows_of(out)} == {"student"}
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data"]
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+async def test_an_empty_folder_is_taken(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script())
+    (tmp_path / "out").mkdir()
+    assert export(runs.path, format="sft", out=tmp_path / "out").rows == len(rows_of(tmp_path / "out")) == 2
+
+
+async def test_what_is_no_export_is_never_replaced(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script())
+    with pytest.raises(ExportError, match="holds more than an export"):
+        export(runs.path, format="sft", out=runs.path, force=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="is a file"):
+        export(runs.path, format="sft", out=tmp_path / "file", force=True)
+    assert (runs.path / "messages.jsonl").exists()
+
+
+async def test_a_failed_export_leaves_what_was_there_and_nothing_else(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await runs.play(script())
+    out = tmp_path / "exports" / "out"
+    export(runs.path, format="sft", out=out)
+    before = rows_of(out)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training_files.Parquet, "write", full)
+    with pytest.raises(ExportError, match="No space left"):
+        export(runs.path, format="sft", out=out, force=True)
+    assert rows_of(out) == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+async def test_an_unknown_role_is_answered_with_the_roles_there_are(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script())
+    with pytest.raises(ExportError, match=r"'tutr' never speaks.*tutor, critic, fact_checker, student"):
+        export(runs.path, format="sft", out=tmp_path / "out", role="tutr")
+    assert not (tmp_path / "out").exists()
+
+
+async def test_no_rows_are_an_error_that_says_why(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ExportError, match="no finished dialogue yet"):
+        export(runs.path, format="sft", out=out)
+    await runs.play(script(), id_="bad", outcome=Outcome(status="failed", reason="wrong_shape"))
+    with pytest.raises(ExportError, match=r"no dialogue .* was completed.*1 failed \(wrong_shape\)"):
+        export(runs.path, format="sft", out=out)
+    await runs.play(script())
+    with pytest.raises(ExportError, match="no draft of the role 'tutor' was sent back"):
+        export(runs.path, format="dpo", out=out)
+    with pytest.raises(ExportError, match="takes no turns"):
+        export(runs.path, format="sft", out=out, role="critic", whole_dialogue=True)
+    assert not out.exists()
+
+
+async def test_rows_that_are_all_left_out_are_an_error_that_says_why(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script(critic=[REVISE]))
+    with pytest.raises(ExportError, match=r"left out: 2 forced .*the option `forced` keeps"):
+        export(runs.path, format="sft", out=tmp_path / "out")
+    with pytest.raises(ExportError, match="left out: 4 forced"):
+        export(runs.path, format="dpo", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "kto"}, "no format 'kto': there is sft, dpo"),
+        ({"format": "dpo", "forced": True}, "'dpo' has no option 'forced'"),
+        ({"format": "dpo", "whole_dialogue": True}, "'dpo' has no option 'whole_dialogue'"),
+    ],
+)
+def test_what_a_format_has_not_is_refused(runs: Runs, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(runs.path, out=tmp_path / "out", **options)
+
+
+async def test_parquet_without_pyarrow_says_what_to_install(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await runs.play(script())
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ExportError, match=r"pip install 'tutelage\[export\]'"):
+        export(runs.path, format="sft", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert export(runs.path, format="sft", out=tmp_path / "out", files="jsonl").rows == 2
