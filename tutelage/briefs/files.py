@@ -209,7 +209,7 @@ class ParquetFile(BriefFile):
         try:
             plain = orjson.loads(orjson.dumps(record, default=_as_text))
         except TypeError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(str(error.__cause__ or error)) from error
         return {column: value for column, value in plain.items() if not _all_null(value)}
 
     def _group_of(self, address: int) -> tuple[range, Any]:

@@ -221,7 +221,7 @@ class Display:
 
 def duration(seconds: float) -> str:
     """A span of time as a person says it, to two digits or so: `42 s`, `12 min`, `3 h 20 min`, `5 d 7 h`."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:

@@ -34,12 +34,12 @@ def configure_logs(*, verbose: bool = False, json: bool | None = None) -> None:
         verbose: Whether to say also what Tutelage does in detail (level DEBUG).
         json: Whether to write JSON lines; if not given, unless stderr is a terminal.
     """
+    as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
     ]
-    as_json = not sys.stderr.isatty() if json is None else json
     handler = _ToStderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -56,7 +56,6 @@ def configure_logs(*, verbose: bool = False, json: bool | None = None) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        cache_logger_on_first_use=True,
     )
 
 
@@ -110,5 +109,5 @@ _CONSOLE: Final[list[Processor]] = [
     structlog.processors.format_exc_info,
     hide_secrets,
     _without_control,
-    structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=structlog.dev.plain_traceback),
 ]
