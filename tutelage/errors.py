@@ -80,6 +80,7 @@ class EndpointUnreachable(CallError):
 class EndpointRefused(CallError):
     """The endpoint refused the request, and would refuse it again."""
 
+    exit_code = 2
     reason = "endpoint_refused"
 
 

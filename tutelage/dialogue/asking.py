@@ -107,11 +107,13 @@ async def _call(
         "run_name": agent.role,
         "metadata": {"role": agent.role, "view": agent.view, "dialogue": occasion.dialogue},
     }
-    cast.keep_prompt(occasion.dialogue, prompt)
+    cast.on_prompt(occasion.dialogue, prompt)
     started = time.monotonic()
     answer = await player.model.ainvoke([_as_langchain(message) for message in prompt.messages], config, **options)
     seconds = time.monotonic() - started
-    return str(answer.text).strip(), _record(answer, prompt, sampling, options["seed"], seconds)
+    call = _record(answer, prompt, sampling, options["seed"], seconds)
+    cast.on_call(agent.role, call)
+    return str(answer.text).strip(), call
 
 
 def _record(answer: AIMessage, prompt: Prompt, sampling: dict[str, Any], seed: int, seconds: float) -> Call:

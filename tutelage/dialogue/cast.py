@@ -7,6 +7,7 @@ from typing import Any, Self
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.dialogue.prompt import Prompt, PromptLibrary
+from tutelage.dialogue.turn import Call
 from tutelage.errors import ConfigError
 
 DEFAULT_PLAYER = "default"
@@ -33,7 +34,7 @@ class Player:
     """Temperature and the like for this role; what is not here is the agent's own choice."""
 
 
-def _keep_nothing(dialogue: str, prompt: Prompt) -> None:
+def _ignore(*_: Any) -> None:
     pass
 
 
@@ -49,8 +50,10 @@ class Cast:
     prompts: PromptLibrary = field(default_factory=PromptLibrary)
     limits: Limits = field(default_factory=Limits)
     seed: int = 0
-    keep_prompt: Callable[[str, Prompt], None] = _keep_nothing
-    """Called with the dialogue's id and the prompt of each call, before the call is made."""
+    on_prompt: Callable[[str, Prompt], None] = _ignore
+    """Called with the dialogue's id and the prompt, before each call."""
+    on_call: Callable[[str, Call], None] = _ignore
+    """Called with the role and the record of each call that was answered."""
 
     @classmethod
     def of(cls, model: BaseChatModel, **roles: BaseChatModel) -> Self:

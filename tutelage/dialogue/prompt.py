@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import jinja2.meta
 import jinja2.sandbox
 import yaml
 
@@ -84,6 +85,8 @@ class Template:
     source: str
     """Where it was read from."""
     meta: Mapping[str, Any]
+    names: frozenset[str]
+    """The names that it uses and does not set itself."""
     body: jinja2.Template
 
 
@@ -126,11 +129,28 @@ class PromptLibrary:
                 f"{', '.join(sorted(values))}; of the brief it is given what is public and what its agent declares in `sees`"
             ) from error
 
+    def check(self, name: str, given: Sequence[str]) -> None:
+        """Makes sure that a template uses no name but those it will be given, also where it is not rendered now.
+
+        Raises:
+            PromptError: It is missing or broken, or uses another name.
+        """
+        template = self.template(name)
+        unknown = template.names - set(given) - set(self._environment.globals)
+        if unknown:
+            raise PromptError(
+                f"prompt {name!r} ({template.source}) uses {', '.join(map(repr, sorted(unknown)))}, which it is not given; "
+                f"it is given {', '.join(given)}"
+            )
+
     def _read(self, name: str) -> Template:
         source, text = self._find(name)
         meta, body = _split_front_matter(source, text)
         try:
-            return Template(name=name, source=source, meta=meta, body=self._environment.from_string(body))
+            names = jinja2.meta.find_undeclared_variables(self._environment.parse(body))
+            return Template(
+                names=frozenset(names), name=name, source=source, meta=meta, body=self._environment.from_string(body)
+            )
         except jinja2.TemplateSyntaxError as error:
             raise PromptError(
                 f"prompt {name!r} ({source}) is no valid template: line {error.lineno}: {error}"

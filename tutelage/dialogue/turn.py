@@ -114,3 +114,5 @@ class Outcome(Record):
     status: Literal["completed", "discarded", "failed"]
     """Completed: by one of the graph's own endings. Discarded: refused by a check. Failed: it could not go on."""
     reason: str
+    detail: str | None = None
+    """What there is to say beyond the reason: an error's message."""

@@ -76,3 +76,19 @@ def label(role: str) -> str:
 
 def _system(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Message:
     return Message("system", (prompts.render(agent.template, brief=brief_of(dialogue).seen_by(agent.sees)),))
+
+
+def check_prompts(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> None:
+    """Makes sure that all prompts of a role exist and render for a dialogue.
+
+    Raises:
+        PromptError: One does not; the message names it.
+    """
+    prompts.check(agent.template, ["brief"])
+    prompts.check("repair", ["error"])
+    if agent.task is None:
+        prompts.check("revision", ["attempts"])
+        speaker_prompt(agent, dialogue, prompts)
+    else:
+        prompts.check(agent.task, ["brief", "speaker"])
+        judge_prompt(agent, dialogue, prompts)

@@ -1,0 +1,1 @@
+"""Who keeps dialogues going: the run, its folder, its ledger, its progress."""

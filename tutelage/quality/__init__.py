@@ -1,0 +1,1 @@
+"""What a data set must pass: duplicates, diversity, lineage, splits."""

@@ -1,0 +1,1 @@
+"""Where words come from: the chat model for vLLM, the endpoints behind it, the embedded model."""

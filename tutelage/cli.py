@@ -1,0 +1,233 @@
+"""The command `tutelage`.
+
+Results go to stdout, logs and progress to stderr. Exit codes: 0 the target is met · 1 it failed · 2 the user can mend
+it · 3 no endpoint could be reached · 130 interrupted, everything finished is on disk.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from tutelage.errors import TutelageError
+
+# Everything else is imported where it is used: `--help` answers at once.
+
+app = App(
+    name="tutelage",
+    help="Models that teach each other, with critics and fact-checkers, saved as training data.",
+    version_flags=["--version"],
+)
+
+OUT = Parameter(name=["--out", "-o"])
+
+
+@app.command
+def generate(config: Path, *, out: Annotated[Path | None, OUT] = None, verbose: bool = False) -> int:
+    """Makes dialogues until the target is met. Started again, it goes on with what is owed.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    out
+        The run's folder; runs/NAME if not given.
+    verbose
+        Log every dialogue and every retry.
+    """
+    from tutelage.generation.generate import generate as run
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs(verbose=verbose)
+    # A polite kill is a Ctrl-C: what is finished is on disk, and the embedded model's server is ended with us.
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    summary = run(config, out=out, progress=True)
+    print(summary)
+    return summary.exit_code
+
+
+@app.command
+def show(
+    run: str,
+    id: str | None = None,  # noqa: A002
+    *,
+    all: bool = False,  # noqa: A002
+    prompts: bool = False,
+) -> int:
+    """Shows a run's dialogues, or one of them as a person would read it.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    id
+        A dialogue's id; its first characters are enough. Without it, the dialogues are listed.
+    all
+        List all dialogues, not only the last ones.
+    prompts
+        Show what each role was sent, too.
+    """
+    from tutelage.generation.run_folder import find_run
+    from tutelage.transcripts.display import show as display
+
+    display(find_run(run), id, everything=all, prompts=prompts)
+    return 0
+
+
+@app.command
+def stats(run: str, *, json: bool = False) -> int:
+    """Counts a run: endings, drafts accepted and sent back, calls and tokens by role.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    json
+        Print JSON.
+    """
+    from tutelage.generation.run_folder import find_run
+    from tutelage.transcripts.statistics import print_stats
+
+    print_stats(find_run(run), json=json)
+    return 0
+
+
+@app.command
+def export(
+    run: str,
+    *,
+    format: Literal["sft", "dpo"],  # noqa: A002
+    out: Annotated[Path, OUT],
+    role: str = "tutor",
+    files: Literal["parquet", "jsonl"] = "parquet",
+    whole_dialogue: bool = False,
+    forced: bool = False,
+    force: bool = False,
+) -> int:
+    """Makes training files of a run.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    format
+        sft: prompt and completion. dpo: a draft that was sent back against the revision that was accepted.
+    out
+        The folder to write; it must be empty or not there.
+    role
+        Whose turns to train on: tutor, student, a reviewer, or a role of your own.
+    files
+        Parquet as the Hub lays it out, or JSONL.
+    whole_dialogue
+        For sft: one row of messages for each dialogue, not one row for each turn.
+    forced
+        Keep drafts that were said only because no revision was left.
+    force
+        Replace what is in the folder.
+    """
+    from tutelage.generation.run_folder import find_run
+    from tutelage.transcripts.export import export as write
+
+    print(
+        write(
+            find_run(run),
+            format=format,
+            out=out,
+            role=role,
+            files=files,
+            whole_dialogue=whole_dialogue,
+            forced=forced,
+            force=force,
+        )
+    )
+    return 0
+
+
+@app.command
+def graph(name: str | None = None, *, png: Path | None = None) -> int:
+    """Draws a graph: Mermaid on stdout, or a picture.
+
+    Parameters
+    ----------
+    name
+        A registered graph, or graphs/mine.py:my_graph. Without it, the registered graphs are listed.
+    png
+        Write a picture to this file.
+    """
+    from tutelage.dialogue.drawing import mermaid, write_png
+    from tutelage.generation.registry import load_graph, registered_graphs
+
+    if name is None:
+        print("\n".join(registered_graphs()))
+        return 0
+    loaded = load_graph(name, Path.cwd())
+    if png is None:
+        print(mermaid(loaded.graph))
+    else:
+        write_png(loaded.graph, png)
+        print(png)
+    return 0
+
+
+@app.command
+def init(folder: Path) -> int:
+    """Starts a project: a graph, agents, prompts, briefs and a config of your own, to change.
+
+    Parameters
+    ----------
+    folder
+        Where; nothing in it is overwritten.
+    """
+    from tutelage.starter import start_project
+
+    for path in start_project(folder):
+        print(path)
+    return 0
+
+
+@app.command
+def doctor(config: Path) -> int:
+    """Checks a config against the world: endpoints, models, schemas, prompts, context lengths.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    """
+    from tutelage.generation.doctor import examine, render
+
+    findings = examine(config)
+    print(render(findings))
+    return max((finding.exit_code for finding in findings), default=0)
+
+
+def main() -> None:
+    """The command's entry point."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs a command line, and returns what to exit with."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except CycloptsError:
+        return 2
+    except TutelageError as error:
+        print(f"tutelage: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tutelage: interrupted. What was finished is on disk; the same command goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it (`| head`); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,154 @@
+"""What is done and what is under way: an index in SQLite over a run's transcripts.
+
+The transcripts are the truth. The ledger is made from them again if it is lost, and catches up with them on opening,
+reading only what was appended since. Dialogues that were under way when a process ended are owed again.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from tutelage.errors import RunFolderError
+from tutelage.transcripts.store import Location, parse_transcript, shards
+from tutelage.transcripts.transcript import Transcript
+
+log = structlog.get_logger()
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS dialogues (
+    id TEXT PRIMARY KEY, brief TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, attempt INTEGER NOT NULL,
+    shard TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS dialogues_by_status ON dialogues (status, reason);
+CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, indexed INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS under_way (id TEXT PRIMARY KEY, brief TEXT NOT NULL, started TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A finished dialogue in the ledger."""
+
+    id: str
+    brief: str
+    status: str
+    reason: str
+    attempt: int
+    location: Location
+
+    @classmethod
+    def of(cls, transcript: Transcript, location: Location) -> "Entry":
+        """The entry of a transcript that was written there."""
+        return cls(
+            id=transcript.id,
+            brief=transcript.brief.id,
+            status=transcript.outcome.status,
+            reason=transcript.outcome.reason,
+            attempt=transcript.attempt,
+            location=location,
+        )
+
+
+class Ledger:
+    """The ledger of a run, for the one process that holds the run's folder.
+
+    Args:
+        path: The SQLite file.
+        transcripts: The folder of the transcripts that it is an index of.
+
+    Raises:
+        RunFolderError: The file is no ledger, and no other can take its place.
+    """
+
+    def __init__(self, path: Path, transcripts: Path) -> None:
+        try:
+            self._database = _open(path)
+        except sqlite3.DatabaseError as error:
+            # It holds nothing that the transcripts do not: made anew, it loses nothing.
+            log.warning("ledger_rebuilt", file=str(path), error=str(error))
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                path.with_name(name).unlink(missing_ok=True)
+            self._database = _open(path)
+        try:
+            with self._database:
+                self._database.execute("DELETE FROM under_way")
+            self._catch_up(transcripts)
+        except sqlite3.Error as error:
+            raise RunFolderError(f"the ledger {path} cannot be used: {error}") from error
+
+    def begin(self, dialogues: Iterable[tuple[str, str]]) -> None:
+        """Notes dialogues, as (id, brief), that are under way now."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._database:
+            self._database.executemany(
+                "INSERT OR REPLACE INTO under_way VALUES (?, ?, ?)", ((id_, brief, now) for id_, brief in dialogues)
+            )
+
+    def finish(self, entries: Iterable[Entry]) -> None:
+        """Notes dialogues that are finished, and whose transcripts are on disk, in one transaction."""
+        with self._database:
+            for entry in entries:
+                self._insert(entry)
+
+    def finished(self) -> Iterator[tuple[str, str]]:
+        """The id and status of each finished dialogue."""
+        yield from self._database.execute("SELECT id, status FROM dialogues")
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many dialogues are finished, by status and reason."""
+        counts: dict[str, dict[str, int]] = {}
+        rows = self._database.execute("SELECT status, reason, count(*) FROM dialogues GROUP BY status, reason")
+        for status, reason, count in rows:
+            counts.setdefault(status, {})[reason] = count
+        return counts
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+    def _insert(self, entry: Entry) -> None:
+        place = entry.location
+        self._database.execute(
+            "INSERT OR REPLACE INTO dialogues VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (entry.id, entry.brief, entry.status, entry.reason, entry.attempt, place.shard, place.offset, place.length),
+        )
+        self._database.execute("DELETE FROM under_way WHERE id = ?", (entry.id,))
+        self._database.execute(
+            "INSERT OR REPLACE INTO shards VALUES (?, ?)", (place.shard, place.offset + place.length)
+        )
+
+    def _catch_up(self, transcripts: Path) -> None:
+        indexed: dict[str, int] = dict(self._database.execute("SELECT name, indexed FROM shards"))
+        for path in shards(transcripts) if transcripts.is_dir() else []:
+            if (start := indexed.get(path.name, 0)) < path.stat().st_size:
+                self.finish(_entries(path, start))
+
+
+def _entries(path: Path, start: int) -> Iterator[Entry]:
+    offset = start
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            location = Location(shard=path.name, offset=offset, length=len(line))
+            offset += len(line)
+            try:
+                yield Entry.of(parse_transcript(line), location)
+            except ValueError as error:
+                log.warning("transcript_skipped", file=str(path), offset=location.offset, error=str(error))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # The recorder's thread writes, the thread that opened it reads: never both at once.
+    database = sqlite3.connect(path, check_same_thread=False, timeout=30)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,133 @@
+"""A run's folder: whose it is, who holds it, and what lies where in it."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tutelage.config import Config
+from tutelage.errors import RunFolderError
+
+IDENTITY: Final = ("run", "graph", "seed")
+"""What a run folder cannot change: the dialogues' ids, their course and their seeds come from it."""
+
+
+class RunFolder:
+    """The folder of a run, held by this process alone until it is closed, or crashes.
+
+    Args:
+        path: Where it is; made if it is not there.
+        config: The config that it is opened with.
+
+    Raises:
+        RunFolderError: It is another config's, another process holds it, or it cannot be made.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.changed: list[str] = []
+        """The config's keys that are not what they were when the folder was opened last."""
+        self._refuse_strangers()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+        except OSError as error:
+            raise RunFolderError(f"the run folder {str(path)!r} cannot be made: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunFolderError(
+                f"the run folder {str(path)!r} is in use by another process: stop that one first"
+            ) from error
+        self._claim(config)
+
+    @property
+    def transcripts(self) -> Path:
+        return self.path / "transcripts"
+
+    @property
+    def messages(self) -> Path:
+        return self.path / "messages.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.db"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def close(self) -> None:
+        """Lets other processes have the folder."""
+        self._lock.close()
+
+    def _refuse_strangers(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise RunFolderError(f"{str(self.path)!r} is a file, not a run folder: choose another --out")
+        ours = (self.path / "run.yaml").exists() or {entry.name for entry in self.path.iterdir()} <= {".lock", "logs"}
+        if not ours:
+            raise RunFolderError(f"{str(self.path)!r} is not empty and no run folder: choose another --out")
+
+    def _claim(self, config: Config) -> None:
+        file = self.path / "run.yaml"
+        new = config.as_written()
+        old = read_run_yaml(self.path) if file.exists() else new
+        for key in IDENTITY if any(self.transcripts.glob("*.jsonl")) else ():
+            if old.get(key) != new[key]:
+                self.close()
+                raise RunFolderError(
+                    f"the run folder {str(self.path)!r} is another config's: there `{key}` is {old.get(key)!r}, here it is "
+                    f"{new[key]!r}; take back the change, or choose another `run:` or --out"
+                )
+        self.changed = [key for key, value in new.items() if old.get(key) != value]
+        if self.changed or not file.exists():
+            write_whole(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+
+
+def find_run(run: Path | str) -> Path:
+    """The folder of a run that was named on the command line: a run folder, or the name of one under runs/.
+
+    Raises:
+        RunFolderError: There is none.
+    """
+    for candidate in (Path(run), Path("runs") / run):
+        if (candidate / "run.yaml").is_file():
+            return candidate
+    raise RunFolderError(f"there is no run {str(run)!r}: neither a run folder, nor the name of one under runs/")
+
+
+def read_run_yaml(path: Path) -> dict[str, Any]:
+    """The config that a run folder was last opened with, as plain data.
+
+    Raises:
+        RunFolderError: It cannot be read.
+    """
+    try:
+        data = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{path / 'run.yaml'} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise RunFolderError(f"{path / 'run.yaml'} is no config")
+    return data
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a crash leaves either the old one or the new one, whole.
+
+    Raises:
+        RunFolderError: It could not be written (a full disk); the old one is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"{path} cannot be written: {error.strerror}") from error
