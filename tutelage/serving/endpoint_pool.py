@@ -275,7 +275,7 @@ class EndpointPool:
             ) from None
         if not isinstance(reply, dict):
             raise _Fault("a reply that is JSON, but no object", status=200)
-        if any(choice.get("finish_reason") == "abort" for choice in reply.get("choices", ())):
+        if _is_aborted(reply):
             raise _Fault("the endpoint aborted the request half way", status=200)
         return reply
 
@@ -432,6 +432,14 @@ def _base_url(url: str) -> str:
     if parts.query or parts.fragment:
         raise ConfigError(f"{url!r} goes on after its path: the base URL of an API ends there, as http://gpu-1:8000/v1")
     return url.rstrip("/")
+
+
+def _is_aborted(reply: dict[str, Any]) -> bool:
+    # vLLM answers a request that was aborted on its side with 200 and what there is of the text.
+    choices = reply.get("choices")
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices
+    )
 
 
 def _seconds(retry_after: str | None) -> float | None:
