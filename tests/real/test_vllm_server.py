@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -105,8 +106,9 @@ async def test_a_prompt_sent_again_is_found_in_the_prefix_cache(
 ) -> None:
     """All whole blocks of 32 tokens but the last are counted as cached the second time, and none the first time."""
     prompt = "Where does the mass of a tree come from? " * 12
-    first = await chat(session, vllm_server, prompt, cache_salt="prefix-cache-test")
-    second = await chat(session, vllm_server, prompt, cache_salt="prefix-cache-test")
+    salt = uuid4().hex
+    first = await chat(session, vllm_server, prompt, cache_salt=salt)
+    second = await chat(session, vllm_server, prompt, cache_salt=salt)
     assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     prompt_tokens = second["usage"]["prompt_tokens"]
     assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == (prompt_tokens - 1) // 32 * 32 > 0
