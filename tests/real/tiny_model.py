@@ -6,7 +6,7 @@ writes FOLDER/model (a Llama of half a million parameters with its tokenizer and
 FOLDER/adapters/{a,b} (peft's file layout). It runs in .venv-vllm or .venv-trainers, not in Tutelage's own environment.
 
 The model is trained for a few seconds on the lessons below. It learns nothing of use, but it ends its turns, and in JSON
-its strings, whatever the prompt; a random one hardly ever does, and would fill every reply up to `max_tokens`. The
+its strings, after nearly any prompt; a random one hardly ever does, and would fill its replies up to `max_tokens`. The
 adapters are random: a reply through one of them is garbled.
 """
 
