@@ -193,6 +193,7 @@ async def test_piped_there_is_one_json_line_at_the_start_every_so_often_and_at_t
     async with show_progress(tally, name="fractions", note=lambda: "a note"):
         await asyncio.sleep(0.12)
         tally.completed = 10
+    await asyncio.sleep(0.12)
     lines = json_lines(stderr)
     assert len(lines) == 4
     assert {line["event"] for line in lines} == {"progress"} and {line["run"] for line in lines} == {"fractions"}
