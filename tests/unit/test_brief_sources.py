@@ -57,7 +57,7 @@ def test_files_are_read_in_the_order_of_sources_names_and_lines(tmp_path: Path) 
     assert list(index) == ["e", "d", "c", "z"]
     assert [brief.id for brief in briefs(index)] == list(index)
     assert [index.id(position) for position in range(len(index))] == list(index)
-    assert index.place(2) == f"{tmp_path}/b/2.jsonl, line 2"
+    assert index.place(2).endswith("b/2.jsonl, line 2")
 
 
 def test_a_pattern_goes_down_into_folders_and_a_path_may_be_absolute(tmp_path: Path) -> None:
