@@ -21,6 +21,7 @@ app = App(
     name="tutelage",
     help="Models that teach each other, with critics and fact-checkers, saved as training data.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 
 OUT = Parameter(name=["--out", "-o"])

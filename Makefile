@@ -1,0 +1,47 @@
+# Each target sets up what it needs, in environments of its own below this folder, and asks for nothing by hand.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+MADE   := $(VENV)/made-from-constraints
+
+.PHONY: help demo test test-vllm test-trainers check bench clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+demo: $(MADE)  ## Real dialogues with the embedded model, a transcript, an export: the whole way, once
+	$(BIN)/tutelage generate examples/demo.yaml
+	$(BIN)/tutelage show demo
+	$(BIN)/tutelage show demo $$($(BIN)/python examples/longest_dialogue.py runs/demo)
+	$(BIN)/tutelage stats demo
+	$(BIN)/tutelage export demo --format sft --out runs/demo/exports/sft --force
+	$(BIN)/tutelage export demo --format dpo --out runs/demo/exports/dpo --force
+
+test: $(MADE)  ## The tests: no GPU, no endpoint, no network but the package index
+	$(BIN)/python -P -m pytest -q
+
+test-vllm: $(MADE)  ## A whole run against a real vLLM server on the CPU, in an environment of its own (2.4 GB)
+	tests/real/environment.sh vllm
+	$(BIN)/python -P -m pytest -q tests/real -m vllm
+
+test-trainers: $(MADE)  ## TRL's trainers take a step on our exports, in an environment of its own (1.5 GB)
+	tests/real/environment.sh trainers
+	$(BIN)/python -P -m pytest -q tests/real -m trainers
+
+check: $(MADE)  ## Lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(MADE)  ## CPU per model call and turns per second, beside a bare loop and the usual stack
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.orchestration
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .venv-vllm .venv-trainers build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(MADE): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
