@@ -114,12 +114,14 @@ class CallCount(_Count):
     misfits: int = 0
     """Replies that were empty or did not fit their schema."""
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def cached_share(self) -> float:
         """The share of the prompt tokens that the endpoint found in its prefix cache, 0 to 1."""
         return round(self.cached_tokens / self.prompt_tokens, 4) if self.prompt_tokens else 0.0
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def mean_seconds(self) -> float:
         """Of one call, retries included."""
         return round(self.seconds / self.calls, 4) if self.calls else 0.0
