@@ -1,7 +1,6 @@
 """What holds for every test: no network but this machine's, no folder but the test's, no settings of the user's."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,10 @@ def only_this_machine(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture(autouse=True)
-def clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The user's own TUTELAGE_… settings do not reach the tests, and what a test writes lands in its own folder."""
     import os
 
     for name in [name for name in os.environ if name.startswith("TUTELAGE_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    yield

@@ -1,7 +1,6 @@
 """What a user gets wrong: a clear message, the right exit code, and nothing half-written."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -169,7 +168,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, capsys: pytest.Ca
     with SimulatedEndpoint(model="simulated") as endpoint:
         said = refused(capsys, "generate", project(tmp_path, endpoint.url), "--out", tmp_path / "precious")
     assert "is not empty and no run folder" in said
-    assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["thesis.tex"]
 
 
 def test_a_run_folder_that_another_process_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

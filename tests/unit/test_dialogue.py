@@ -1,5 +1,6 @@
 """Dialogues on plain LangGraph: who speaks when, what they are shown, what is sent back, and how it ends."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -207,7 +208,7 @@ async def test_of_one_view_each_prompt_without_its_last_message_begins_the_next(
         views.setdefault(view, []).append([(message.type, str(message.content)) for message in messages])
     for prompts in views.values():
         assert len(prompts) >= 3
-        for prompt, following in zip(prompts, prompts[1:], strict=False):
+        for prompt, following in pairwise(prompts):
             assert following[: len(prompt) - 1] == prompt[:-1]
 
 

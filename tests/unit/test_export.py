@@ -397,6 +397,26 @@ async def test_the_numbers_of_the_card_are_those_of_the_files(runs: Runs, tmp_pa
         assert f"| `{column}` |" in body
 
 
+@pytest.mark.parametrize("format_", ["sft", "dpo"])
+async def test_the_card_names_the_types_that_the_files_have(runs: Runs, tmp_path: Path, format_: Any) -> None:
+    """`datasets` guesses the types of JSONL from its first lines otherwise; a YAML alias makes it fail."""
+    await runs.play(script(**SENT_BACK_ONCE))
+    export(runs.path, format=format_, out=tmp_path / "out")
+    schema = pq.read_schema(next((tmp_path / "out" / "data").iterdir()))
+
+    def feature(type_: pa.DataType) -> dict[str, Any]:
+        if pa.types.is_list(type_):
+            within = feature(type_.value_type)
+            return {"list": within.get("struct") or within["dtype"]}
+        if pa.types.is_struct(type_):
+            return {"struct": [{"name": each.name, **feature(each.type)} for each in type_]}
+        return {"dtype": {"double": "float64"}.get(str(type_), str(type_))}
+
+    front, _ = card_of(tmp_path / "out")
+    assert front["dataset_info"]["features"] == [{"name": each.name, **feature(each.type)} for each in schema]
+    assert "&id" not in (tmp_path / "out" / "README.md").read_text()
+
+
 async def test_the_card_says_that_the_embedded_model_is_for_trying_out(runs: Runs, tmp_path: Path) -> None:
     def by(model: str) -> Callable[[Turn], Turn]:
         def change(turn: Turn) -> Turn:
@@ -481,6 +501,26 @@ async def test_a_failed_export_leaves_what_was_there_and_nothing_else(
     with pytest.raises(ExportError, match="No space left"):
         export(runs.path, format="sft", out=out, force=True)
     assert rows_of(out) == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+async def test_an_earlier_export_comes_back_when_the_new_one_cannot_take_its_place(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await runs.play(script())
+    out = tmp_path / "exports" / "out"
+    export(runs.path, format="sft", out=out)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.suffix == ".new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ExportError, match="Input/output error"):
+        export(runs.path, format="sft", out=out, role="student", force=True)
+    assert {row["role"] for row in rows_of(out)} == {"tutor"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 

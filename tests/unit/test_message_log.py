@@ -81,8 +81,8 @@ def test_lines_that_could_not_be_written_are_taken_again() -> None:
     log = MessageLog()
     log.keep("d0", FIRST)
     lines = log.take()
-    log.put_back(lines)
     log.keep("d0", SECOND)
+    log.put_back(lines)
     assert log.take() == logged(FIRST, SECOND)
 
 

@@ -124,9 +124,7 @@ def _model_of(config: Config, role: str) -> str | None:
 
 
 async def _start_embedded(stack: AsyncExitStack, logs: Path | None) -> _Served:
-    if logs is not None:
-        logs.mkdir(parents=True, exist_ok=True)
-    server = EmbeddedServer(slots=EMBEDDED_SLOTS, log=logs / "embedded.log" if logs else None)
+    server = EmbeddedServer(slots=EMBEDDED_SLOTS, log=_log_file(logs))
     await stack.enter_async_context(server)
     pool = await stack.enter_async_context(EndpointPool(server.url))
     return _Served(model=server.model, pool=pool, max_model_len=server.context)
@@ -150,3 +148,10 @@ async def _reach(name: str, config: Config, graph: LoadedGraph, stack: AsyncExit
         raise type(error)(f"models.{name}: {error}") from error
     lengths = [entry.max_model_len for entry in entries if entry.max_model_len is not None]
     return _Served(model=model.model, pool=pool, max_model_len=min(lengths, default=None))
+
+
+def _log_file(folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "embedded.log"

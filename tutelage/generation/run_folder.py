@@ -38,6 +38,7 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self.close()
             raise RunFolderError(
                 f"the run folder {str(path)!r} is in use by another process: stop that one first"
             ) from error

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 import jinja2
@@ -16,14 +17,24 @@ TRIAL_MODELS: Final = frozenset({"SmolLM2-135M-Instruct"})
 
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
+_FEATURES: Final[Mapping[str, dict[str, Any]]] = {
+    "text": {"dtype": "string"},
+    "integer": {"dtype": "int64"},
+    "number": {"dtype": "float64"},
+    "texts": {"list": "string"},
+    "messages": {"list": [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]},
+}
+"""The kinds of columns, as `datasets` spells their types in a card."""
+
 _CARD: Final = """\
 ---
 {{ front_matter }}---
 
 # {{ title }}
 
-Synthetic dialogues between models, written by [Tutelage](https://pypi.org/project/tutelage/) as training rows for
-{{ summary.format.about }}. The role that is to be learnt here is {{ code(summary.request.role) }}.
+Dialogues between language models, written down by Tutelage as rows for {{ summary.format.about }}.
+
+The role that is to be learnt here is {{ code(summary.request.role) }}.
 {% if trial %}
 
 > **For trying out, not for training.** {{ trial }} played in these dialogues: a model of 135 million parameters that is
@@ -96,7 +107,7 @@ Who played whom, over the calls of the completed dialogues (`model+adapter` wher
 - **Accepted means that a model accepted it.** The verdicts of reviewers are uncalibrated: no one has measured how often
   they agree with people.
 - **Fact-checked means supported by the brief's facts**, as a model read them. It does not mean true.
-- **A simulated student is not a student.** What works on one may not work on the other.
+- **Every speaker is a model.** What works on a simulated student may not work on a person.
 {% if summary.request.forced %}
 - **Refused turns are in it**: what was said although reviewers still refused it after the last revision.
 {% endif %}
@@ -153,6 +164,11 @@ def _front_matter(summary: ExportSummary) -> dict[str, Any]:
                 "data_files": [{"split": "train", "path": f"data/train-*.{summary.files}"}],
             }
         ],
+        # Said, for `datasets` guesses the types of JSONL from its first lines, where all lists may be empty.
+        "dataset_info": {
+            # Copied, or YAML would write an alias, and `datasets` takes apart what it reads.
+            "features": [{"name": name, **deepcopy(_FEATURES[column.kind])} for name, column in summary.columns.items()]
+        },
     }
 
 
