@@ -4,18 +4,26 @@ import json
 import math
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+import tutelage
+from tutelage.testing import SimulatedEndpoint
+from tutelage.transcripts.export import export
+from tutelage.transcripts.training_files import FileKind
 
 pytestmark = pytest.mark.trainers
 
 Row = dict[str, Any]
 
+BRIEFS = Path(__file__).parents[2] / "examples" / "briefs" / "mathematics.jsonl"
+DIALOGUES = 8
+KINDS: tuple[FileKind, ...] = ("jsonl", "parquet")
 SFT = ("sft-jsonl", "sft-parquet", "sft-messages-jsonl", "sft-messages-parquet")
 DPO = ("dpo-jsonl", "dpo-parquet")
 END = "<|end|>"
@@ -24,38 +32,25 @@ END = "<|end|>"
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the folders `SFT` and `DPO` names, each of them one whole export."""
-    root = tmp_path_factory.mktemp("exports")
-    for shape, rows in example_rows().items():
-        for suffix in ("jsonl", "parquet"):
-            (root / f"{shape}-{suffix}").mkdir()
-        (root / f"{shape}-jsonl" / "train.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        pq.write_table(pa.Table.from_pylist(rows), root / f"{shape}-parquet" / "train.parquet")
-    return root
-
-
-def example_rows() -> dict[str, list[Row]]:
-    """Rows of each shape, over a dialogue of two exchanges."""
-    system = {"role": "system", "content": "You are a patient tutor."}
-    asked = [user("What is ½ + ¼?"), user("Three sixths?")]
-    accepted = [assistant("How many quarters are in a half?"), assistant("Almost. The parts must have one size.")]
-    sent_back = [assistant("It is ¾."), assistant("No.")]
-    prompts = [[system, asked[0]], [system, asked[0], accepted[0], asked[1]]]
-    return {
-        "sft": [{"prompt": p, "completion": [c]} for p, c in zip(prompts, accepted, strict=True)],
-        "sft-messages": [{"messages": [*prompts[1], accepted[1]]}, {"messages": [*prompts[0], accepted[0]]}],
-        "dpo": [
-            {"prompt": p, "chosen": [c], "rejected": [r]} for p, c, r in zip(prompts, accepted, sent_back, strict=True)
-        ],
-    }
-
-
-def user(content: str) -> dict[str, str]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}
+    """A folder with the exports of one run, each in a folder of its own, named as in `SFT` and `DPO`."""
+    folder = tmp_path_factory.mktemp("run")
+    with SimulatedEndpoint(accept_rate=0.7, completion_tokens=24) as endpoint:
+        config = {
+            "run": "lessons",
+            "models": {"default": {"url": endpoint.url, "model": endpoint.config.model}},
+            "briefs": [{"from": str(BRIEFS)}],
+            "limits": {"messages": 4, "revisions": 2},
+            "target": {"dialogues": DIALOGUES},
+            "seed": 7,
+        }
+        summary = tutelage.generate(config, out=folder / "lessons")
+    assert summary.count("completed") == DIALOGUES
+    for files in KINDS:
+        write = partial(export, summary.folder, files=files)
+        write(format="sft", out=folder / "exports" / f"sft-{files}")
+        write(format="sft", out=folder / "exports" / f"sft-messages-{files}", whole_dialogue=True)
+        write(format="dpo", out=folder / "exports" / f"dpo-{files}")
+    return folder / "exports"
 
 
 @pytest.fixture(scope="session")

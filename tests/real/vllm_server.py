@@ -65,6 +65,8 @@ def serve_vllm(
         # Compiling takes two minutes and is never reused; a block of 128 (the default) hides small prefixes.
         *("--dtype", "bfloat16", "--enforce-eager", "--block-size", "32"),
         *("--enable-prompt-tokens-details", "--enable-per-request-metrics", "--enable-request-id-headers"),
+        # A prompt that is split over two steps kills the engine if it has a seed: "CPU Generator does not use offset".
+        "--no-enable-chunked-prefill",
         # The backend must be named for the rest to count: without it a tiny model fills its budget with spaces.
         *("--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})),
         *(("--enable-lora", "--max-loras", str(len(lora)), "--lora-modules", *lora) if lora else ()),
