@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tutelage.errors import EmbeddedError
-from tutelage.serving.embedded import EmbeddedServer
+from tutelage.serving.embedded import STOP_SECONDS, EmbeddedServer
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -120,6 +120,8 @@ async def test_it_stops_with_its_context_and_leaves_nothing() -> None:
         assert _is_up(url)
         assert log is not None
         assert log.exists()
+        stopping = time.monotonic()
+    assert time.monotonic() - stopping < STOP_SECONDS, "it ended when asked, and need not be killed"
     assert not _is_up(url)
     assert not log.exists()
 
@@ -205,6 +207,7 @@ async def test_a_cancelled_start_leaves_no_process(tmp_path: Path) -> None:
     start = asyncio.create_task(server.start())
     while not any("tutelage.serving.embedded" in command for command in _commands_of_children()):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)  # it loads the weights now, and nobody has heard of it yet
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
