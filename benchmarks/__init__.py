@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its figures as ratios between competitors that took turns in one run."""

@@ -1,0 +1,278 @@
+"""What orchestration costs: CPU per model call and turns per second, beside a bare loop and the usual stack.
+
+    python -m benchmarks.orchestration --rounds 5 --dialogues 60 --messages 8 --concurrency 64
+
+All competitors make the same dialogues, of the same calls, at a simulated endpoint that answers at once from a process
+of its own. Each plays in a fresh process; imports and a warm-up are not counted. They take turns, round by round, so
+that the machine's moods meet all of them; figures are medians over the rounds, and ratios are taken within a round.
+Exits with 1 if a bound of DESIGN.md's budgets is missed.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.competitor import COMPETITORS, Effort
+from benchmarks.lesson import Job, script_of, write_briefs
+from tutelage.testing import SimulatedEndpoint
+
+MODEL: Final = "simulated"
+ACCEPT_RATE: Final = 0.85
+"""Of each reviewer: about every fourth draft is sent back."""
+REVISIONS: Final = 2
+WARM_UP: Final = 4
+"""Dialogues."""
+PATIENCE: Final = 600
+"""Seconds that a competitor may take for a job."""
+
+LABELS: Final = {
+    "tutelage": "Tutelage: generate, with transcripts, prompts and ledger on disk",
+    "graph": "Tutelage: the graph alone, nothing saved",
+    "loop": "hand-written asyncio loop (aiohttp, orjson), nothing saved",
+    "usual": "usual stack: LangGraph, ChatOpenAI, AsyncSqliteSaver",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a competitor did in one round."""
+
+    calls: int
+    cpu_per_call: float
+    """Milliseconds, user and system, of the competitor's process."""
+    turns_per_second: float
+    endpoint_cpu_per_call: float
+    """Milliseconds, of the simulated endpoint: it is part of what limits the turns per second."""
+
+
+Round = dict[str, Figures]
+"""By competitor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """How much CPU per call one competitor may take, as a multiple of another's."""
+
+    of: str
+    to: str
+    most: float
+    goal: float
+
+    def ratios(self, rounds: Sequence[Round]) -> list[float]:
+        """The multiple in each round."""
+        return [each[self.of].cpu_per_call / each[self.to].cpu_per_call for each in rounds]
+
+    def applies(self, rounds: Sequence[Round]) -> bool:
+        """Whether both took part."""
+        return {self.of, self.to} <= rounds[0].keys()
+
+    def judge(self, rounds: Sequence[Round]) -> str:
+        """What the median says: `goal`, `bound` (kept, but the goal is not met) or `missed`."""
+        ratio = statistics.median(self.ratios(rounds))
+        return "goal" if ratio <= self.goal else "bound" if ratio <= self.most else "missed"
+
+
+BOUNDS: Final = (
+    Bound(of="tutelage", to="usual", most=1 / 5, goal=1 / 10),
+    Bound(of="tutelage", to="loop", most=8, goal=4),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the rounds and prints the tables; 1 if a bound is missed, 2 if a competitor's packages are not there."""
+    options = _options(arguments)
+    if "usual" in options.only and not (find_spec("langchain_openai") and find_spec("langgraph.checkpoint.sqlite")):
+        print(
+            "the usual stack is not installed: pip install -e '.[bench]', or leave it out with --only", file=sys.stderr
+        )
+        return 2
+    rounds = [_round(number, options) for number in range(options.rounds)]
+    _print(rounds, options)
+    if options.json is not None:
+        options.json.write_bytes(orjson.dumps(_as_data(rounds, options), option=orjson.OPT_INDENT_2))
+    return int(any(bound.applies(rounds) and bound.judge(rounds) == "missed" for bound in BOUNDS))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.orchestration", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dialogues", type=int, default=60, help="of each competitor in each round")
+    parser.add_argument("--messages", type=int, default=8, help="public turns of a dialogue; an even number")
+    parser.add_argument("--concurrency", type=int, default=64, help="dialogues under way at once")
+    parser.add_argument("--only", nargs="+", choices=COMPETITORS, default=list(COMPETITORS), help="leave others out")
+    parser.add_argument("--event-loop", choices=("uvloop", "asyncio"), default="uvloop", help="of all competitors")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options = parser.parse_args(arguments)
+    if options.messages % 2 or min(options.rounds, options.dialogues, options.messages, options.concurrency) < 1:
+        parser.error("all numbers must be at least 1, and --messages even: tutor and student take turns")
+    return options
+
+
+def _round(number: int, options: argparse.Namespace) -> Round:
+    """Each competitor once, against an endpoint of this round; another one begins in each round."""
+    start = number % len(options.only)
+    figures: Round = {}
+    conversations: dict[str, str] = {}
+    with SimulatedEndpoint(model=MODEL, accept_rate=ACCEPT_RATE, keep_requests=1_000_000) as endpoint:
+        for name in [*options.only[start:], *options.only[:start]]:
+            print(f"round {number + 1} of {options.rounds}: {LABELS[name]}", file=sys.stderr)
+            with tempfile.TemporaryDirectory(prefix="tutelage-bench-") as folder:
+                figures[name] = _measure(name, endpoint, Path(folder), options)
+            conversations[name] = _fingerprint(endpoint)
+    if len(set(conversations.values())) > 1:
+        calls = {name: figures[name].calls for name in conversations}
+        raise SystemExit(
+            f"the competitors did not send the same prompts (calls: {calls}), so they cannot be compared: has the lesson's "
+            "graph, its prompts or a view changed? Then benchmarks/lesson.py must follow"
+        )
+    return {name: figures[name] for name in options.only}
+
+
+def _measure(name: str, endpoint: SimulatedEndpoint, folder: Path, options: argparse.Namespace) -> Figures:
+    warm_up = _job(endpoint, folder / "warm-up", first=0, dialogues=WARM_UP, options=options)
+    job = _job(endpoint, folder / "measured", first=WARM_UP, dialogues=options.dialogues, options=options)
+    with _process(name, options.event_loop) as play:
+        play(warm_up)
+        endpoint.forget()
+        before = endpoint.stats()
+        effort = Effort.model_validate_json(play(job))
+        after = endpoint.stats()
+    calls = after["answers"]
+    if after["requests"] != calls:
+        raise SystemExit(f"{LABELS[name]}: {after['requests']} requests, but {calls} answers: the figures say nothing")
+    return Figures(
+        calls=calls,
+        cpu_per_call=1000 * effort.cpu / calls,
+        turns_per_second=options.dialogues * options.messages / effort.wall,
+        endpoint_cpu_per_call=1000 * (after["cpu_seconds"] - before["cpu_seconds"]) / calls,
+    )
+
+
+def _job(endpoint: SimulatedEndpoint, folder: Path, *, first: int, dialogues: int, options: argparse.Namespace) -> Job:
+    folder.mkdir()
+    briefs = write_briefs(folder / "briefs.jsonl", first, dialogues)
+    return Job(
+        url=endpoint.url,
+        model=MODEL,
+        folder=folder,
+        briefs=folder / "briefs.jsonl",
+        scripts=[script_of(brief) for brief in briefs],
+        messages=options.messages,
+        revisions=REVISIONS,
+        concurrency=options.concurrency,
+    )
+
+
+@contextmanager
+def _process(name: str, event_loop: str) -> Iterator[Callable[[Job], str]]:
+    """A competitor's process: called with a job, it gives the line that came back."""
+    command = [sys.executable, "-m", "benchmarks.competitor", name, event_loop]
+    environment = {
+        **os.environ,
+        "LANGSMITH_TRACING": "false",
+        "PYTHONPATH": os.pathsep.join(map(str, [_ROOT, *sys.path])),
+    }
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def play(job: Job) -> str:
+        stdin.write(job.model_dump_json() + "\n")
+        stdin.flush()
+        line = stdout.readline()
+        if not line:
+            raise SystemExit(f"{LABELS[name]}: its process ended with {process.wait(PATIENCE)}; it says why above")
+        return line
+
+    try:
+        with process:
+            yield play
+    finally:
+        process.kill()
+
+
+def _fingerprint(endpoint: SimulatedEndpoint) -> str:
+    """A hash of all prompts that the endpoint has answered, in whatever order they came."""
+    return hashlib.sha256(
+        "".join(sorted(answer["messages_sha256"] for answer in endpoint.answers())).encode()
+    ).hexdigest()
+
+
+def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    first = next(iter(rounds[0].values()))
+    console.print(
+        f"{options.dialogues} dialogues of {options.messages} turns in {first.calls} model calls, "
+        f"{options.concurrency} at once; Python {platform.python_version()}, {options.event_loop}, "
+        f"{os.cpu_count()} CPUs. Medians of {options.rounds} rounds (lowest to highest).",
+        highlight=False,
+    )
+    table = Table("", "CPU of the client, ms a call", "turns a second", "CPU of the endpoint, ms a call")
+    for name in options.only:
+        of = [each[name] for each in rounds]
+        table.add_row(
+            LABELS[name],
+            _spread([each.cpu_per_call for each in of], 3),
+            _spread([each.turns_per_second for each in of], 0),
+            _spread([each.endpoint_cpu_per_call for each in of], 3),
+        )
+    console.print(table)
+    if not any(bound.applies(rounds) for bound in BOUNDS):
+        return
+    table = Table("CPU a call of Tutelage, as a multiple of that of", "measured", "bound", "goal", "")
+    said = {"goal": "[green]goal met[/]", "bound": "[yellow]within the bound[/]", "missed": "[red]MISSED[/]"}
+    for bound in BOUNDS:
+        if bound.applies(rounds):
+            ratios = _spread(bound.ratios(rounds), 2)
+            table.add_row(LABELS[bound.to], ratios, f"{bound.most:g}", f"{bound.goal:g}", said[bound.judge(rounds)])
+    console.print(table)
+    console.print(
+        "Tutelage saves no checkpoints within a dialogue yet; the usual stack does. It will be dearer once it does."
+    )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+def _as_data(rounds: Sequence[Round], options: argparse.Namespace) -> dict[str, Any]:
+    packages = ("tutelage", "langgraph", "langchain-core", "aiohttp", *(_USUAL if "usual" in options.only else ()))
+    return {
+        "options": {name: value for name, value in vars(options).items() if name != "json"},
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "versions": {package: version(package) for package in packages},
+        "rounds": [{name: asdict(figures) for name, figures in each.items()} for each in rounds],
+        "bounds": [
+            {**asdict(bound), "ratios": bound.ratios(rounds), "verdict": bound.judge(rounds)}
+            for bound in BOUNDS
+            if bound.applies(rounds)
+        ],
+    }
+
+
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_USUAL: Final = ("langchain-openai", "openai", "langgraph-checkpoint-sqlite")
+
+if __name__ == "__main__":
+    sys.exit(main())
