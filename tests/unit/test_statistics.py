@@ -240,7 +240,7 @@ def test_a_run_without_dialogues_and_a_folder_that_is_no_run(tmp_path: Path) -> 
 
 
 def test_memory_does_not_grow_with_what_was_said(tmp_path: Path) -> None:
-    words = "word " * 2_000
+    words = "w" * 10_000
     run = run_of(tmp_path, *(transcript(str(n), *[turn("tutor", attempt(words))] * 5) for n in range(200)))
     assert (run / "transcripts" / "00000.jsonl").stat().st_size > 10_000_000
     tracemalloc.start()
