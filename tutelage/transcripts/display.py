@@ -40,7 +40,7 @@ ID_SHOWN: Final = 10
 """Characters of an id in a list: enough for `show` to find it again among a million."""
 _NAMED: Final = 5
 """How many dialogues an error names."""
-_WIDE: Final = 100
+_WIDE: Final = 110
 """Columns from which on a list has room for the briefs' ids."""
 _MISFIT_SHOWN: Final = 300
 """Characters of a reply that did not fit."""
