@@ -223,6 +223,23 @@ async def test_a_full_replica_keeps_its_conversations() -> None:
         assert (await pool.post(CHAT, body(), key="a dialogue"))[1] == home
 
 
+async def test_a_reply_to_an_older_request_does_not_clear_a_replica_that_failed() -> None:
+    """A server that drains finishes what it has and refuses what is new."""
+    async with (
+        SimulatedEndpoint() as one,
+        SimulatedEndpoint() as two,
+        EndpointPool([one.url, two.url]) as pool,
+    ):
+        home = (await pool.post(CHAT, body(), key="a dialogue"))[1]
+        draining = one if home == one.url else two
+        draining.inject(Fault(kind="slow", delay=1.0, times=1), Fault(kind="status", status=500, times=1))
+        older = asyncio.create_task(pool.post(CHAT, body(), key="a dialogue"))
+        await until(lambda: draining.stats()["requests"] == 2)
+        assert (await pool.post(CHAT, body(), key="a dialogue"))[1] != home
+        assert (await older)[1] == home
+        assert (await pool.post(CHAT, body(), key="a dialogue"))[1] != home
+
+
 async def test_retry_after_is_waited_for() -> None:
     fault = Fault(kind="status", status=429, retry_after=0.7, times=1)
     async with SimulatedEndpoint(faults=[fault]) as endpoint, EndpointPool(endpoint.url) as pool:
@@ -244,7 +261,7 @@ async def test_an_endpoint_that_nobody_serves_is_unreachable_and_named() -> None
 
 async def test_unreachable_names_what_happened_last_at_each_replica() -> None:
     one, fault = closed_url(), Fault(kind="status", status=503)
-    async with SimulatedEndpoint(faults=[fault]) as two, EndpointPool([one, two.url], retries=1) as pool:
+    async with SimulatedEndpoint(faults=[fault]) as two, EndpointPool([one, two.url], retries=2) as pool:
         with pytest.raises(EndpointUnreachable, match="4 attempts") as caught:
             await pool.post(CHAT, body())
         assert two.stats()["requests"] == 2

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -32,11 +33,13 @@ AVOID_SECONDS: Final = 5.0
 """How long a replica that failed is tried only after the others."""
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
-"""Seconds between two rounds over the replicas: 0.5, 1, 2, … up to this, each times a random 0.5 to 1."""
+"""Seconds before each attempt that follows when all replicas failed: 0.5, 1, 2, … 30, times a random 0.5 to 1."""
 LONGEST_RETRY_AFTER: Final = 60.0
 """A longer Retry-After is cut to this many seconds."""
 KEEP_ALIVE: Final = 4.0
 """Seconds that an idle connection is kept. vLLM closes them after 5: a request sent just then would be lost."""
+REMEMBERED_KEYS: Final = 65_536
+"""For how many keys it is remembered which replica they belong to: to find it anew takes a hash for each replica."""
 PROBE_RETRIES: Final = 1
 PROBE_SECONDS: Final = 30.0
 """How often `models` asks again, and how long it waits: whoever starts a run with a wrong URL should hear of it soon."""
@@ -82,8 +85,8 @@ class EndpointPool:
             api_key: Sent as a bearer token, and shown nowhere.
             timeout: Seconds for one request, from its start to the last byte of the reply.
             connect_timeout: Seconds to get a connection.
-            retries: How many more times all replicas are tried, with growing pauses: 8 are about 70 seconds. No retry
-                begins later than twice `timeout` after the first failure.
+            retries: How many more attempts follow when each replica has been tried once, with growing pauses: 8 are
+                about 70 seconds. None begins later than twice `timeout` after the first failure.
 
         Raises:
             ConfigError: A URL is none, or holds a password, or there is no URL.
@@ -97,6 +100,7 @@ class EndpointPool:
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
         self._patience = 2 * timeout
         self._retries = retries
+        self._home = lru_cache(maxsize=REMEMBERED_KEYS)(partial(_home, tuple(self._replicas)))
         self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -111,7 +115,7 @@ class EndpointPool:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections of this event loop; calls that are under way fail."""
+        """Closes the connections of this event loop. End or cancel calls first: they would be tried again."""
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.close()
@@ -206,7 +210,7 @@ class EndpointPool:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Fault),
-            stop=stop_after_attempt((1 + retries) * len(replicas)) | stop_after_delay(self._patience),
+            stop=stop_after_attempt(len(replicas) + retries) | stop_after_delay(self._patience),
             wait=lambda state: _pause(state, len(replicas)),
             before_sleep=_log_retry,
             reraise=True,
@@ -218,7 +222,8 @@ class EndpointPool:
         raise _unreachable(request)
 
     async def _attempt(self, request: "_Request", replicas: "Sequence[_Replica]") -> tuple[dict[str, Any], str]:
-        replica = _choose(replicas, request)
+        replica = self._choose(request, replicas)
+        failures = replica.failures
         replica.in_flight += 1
         try:
             reply = await self._exchange(request, replica)
@@ -229,9 +234,17 @@ class EndpointPool:
             raise
         finally:
             replica.in_flight -= 1
-        if replica.avoided_until:
+        # A request that was sent before the failure says nothing: a server that drains still finishes what it has.
+        if replica.avoided_until and replica.failures == failures:
             replica.recover()
         return reply, replica.url
+
+    def _choose(self, request: "_Request", replicas: "Sequence[_Replica]") -> "_Replica":
+        if request.key is not None and not request.faults:
+            home = self._home(request.key)
+            if not home.avoided_until:
+                return home
+        return _best(replicas, request)
 
     async def _exchange(self, request: "_Request", replica: "_Replica") -> dict[str, Any]:
         # Of aiohttp's errors only the words are kept: their frames and their requests hold the key.
@@ -319,6 +332,7 @@ class _Fault(Exception):
 class _Replica:
     url: str
     in_flight: int = 0
+    failures: int = 0
     avoided_until: float = 0.0
     """On the monotonic clock; 0 while it is well."""
     addresses: dict[str, URL] = field(default_factory=dict)
@@ -336,6 +350,7 @@ class _Replica:
         # One that is merely full (429, 503) keeps its conversations, unless it says itself for how long to stay away.
         seconds = fault.retry_after or (0.0 if fault.status in (429, 503) else AVOID_SECONDS)
         if seconds:
+            self.failures += 1
             if not self.avoided_until:
                 _log.warning("endpoint_failed", endpoint=self.url, fault=fault.kind)
             self.avoided_until = time.monotonic() + seconds
@@ -367,35 +382,37 @@ class _Request:
         return {"X-Request-Id": f"{self.id}-{1 + self.attempts}" if self.faults else self.id}
 
 
-def _choose(replicas: Sequence[_Replica], request: _Request) -> _Replica:
-    """The replica to try: asked least often for this request, not failing, and highest by rendezvous hashing.
+def _home(replicas: Sequence[_Replica], key: str) -> _Replica:
+    """Where the requests of a key belong while all is well.
 
-    Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996): each key has an order of replicas of its
-    own, so that the keys of a replica that goes are spread over all others, and no other key moves.
+    Rendezvous hashing (Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996): each key has an order
+    of replicas of its own, so that the keys of a replica that goes are spread over all others, and no other key moves.
     """
-    if len(replicas) == 1:
-        return replicas[0]
-    now = time.monotonic()
-    faults, key = request.faults, request.key
+    return max(replicas, key=lambda replica: replica.weight(key))
+
+
+def _best(replicas: Sequence[_Replica], request: _Request) -> _Replica:
+    """Of the replicas that this request was sent to least often, one that does not fail; of those, the key's own."""
+    now, faults = time.monotonic(), request.faults
 
     def rank(replica: _Replica) -> tuple[int, bool]:
         return len(faults.get(replica, ())), replica.avoided_until > now
 
     best = min(map(rank, replicas))
     able = [replica for replica in replicas if rank(replica) == best]
-    if key is None:
+    if request.key is None:
         return min(able, key=lambda replica: replica.in_flight)
-    return max(able, key=lambda replica: replica.weight(key))
+    return _home(able, request.key)
 
 
 def _pause(state: RetryCallState, replicas: int) -> float:
-    """Seconds until the next attempt: none while a replica is left to ask in this round."""
-    rounds, place = divmod(state.attempt_number, replicas)
-    if place:
+    """Seconds until the next attempt: none while a replica is left that was not asked."""
+    further = state.attempt_number - replicas
+    if further < 0:
         return 0.0
     fault = state.outcome.exception() if state.outcome else None
     asked = fault.retry_after if isinstance(fault, _Fault) else None
-    backoff = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (rounds - 1)) * random.uniform(0.5, 1.0)
+    backoff = min(LONGEST_WAIT, FIRST_WAIT * 2.0**further) * random.uniform(0.5, 1.0)
     return max(backoff, asked or 0.0)
 
 
