@@ -62,7 +62,7 @@ class StudioCast(Cast):
     def __init__(self, **settings: Any) -> None:
         chosen = Settings(**settings)
         super().__init__(
-            players={"default": Player(model=_studio_model())},
+            players={"default": Player(model=model_for_all())},
             prompts=_PROMPTS,
             limits=Limits(messages=chosen.messages, revisions=chosen.revisions, tokens=chosen.tokens),
             seed=chosen.seed,
@@ -109,7 +109,7 @@ class EmbeddedModel(BaseChatModel):
         return _embedded_model()._generate(messages, stop, run_manager, **options)
 
 
-def _studio_model() -> BaseChatModel:
+def model_for_all() -> BaseChatModel:
     url, model = os.environ.get("TUTELAGE_STUDIO_URL"), os.environ.get("TUTELAGE_STUDIO_MODEL")
     if not url:
         return EmbeddedModel()
@@ -129,12 +129,12 @@ _starting = threading.Lock()
 
 def _embedded_model() -> ChatVLLM:
     with _starting:
-        _, url, model = _embedded_server()
+        _, url, model = embedded_server()
     return _model_at(url, model, None)
 
 
 @cache
-def _embedded_server() -> tuple[subprocess.Popen[str], str, str]:
+def embedded_server() -> tuple[subprocess.Popen[str], str, str]:
     """The process that holds the embedded server (kept, for it ends with its stdin), the URL and the model.
 
     The server is started within an event loop, where the dev server allows no file to be opened: so not within this

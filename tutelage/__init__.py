@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tutelage.config import Config
     from tutelage.dialogue.agent import Agent
-    from tutelage.dialogue.brief import Brief
+    from tutelage.dialogue.brief import Brief, Misconception
     from tutelage.dialogue.cast import Cast, Limits, Player
     from tutelage.dialogue.critique import add_critique_loop
     from tutelage.dialogue.graph import needs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "tutelage.config": ["Config"],
     "tutelage.dialogue.agent": ["Agent"],
-    "tutelage.dialogue.brief": ["Brief"],
+    "tutelage.dialogue.brief": ["Brief", "Misconception"],
     "tutelage.dialogue.cast": ["Cast", "Limits", "Player"],
     "tutelage.dialogue.critique": ["add_critique_loop"],
     "tutelage.dialogue.graph": ["needs"],
@@ -45,6 +45,7 @@ __all__ = [
     "Dialogue",
     "Issue",
     "Limits",
+    "Misconception",
     "Outcome",
     "Player",
     "Reason",

@@ -10,16 +10,16 @@ What the user can mend ends the command with exit code 2 and a message that says
     │   ├── PromptError             a template: missing, broken, or asking for what its role may not see
     │   ├── GraphError              a graph: does not import, or is no graph
     │   ├── RunFolderError          a run folder: another config's, in use, not there
-    │   └── ExportError             an export that cannot be written as asked
-    ├── CallError                 a model call: fails the dialogue, with `reason`
-    │   ├── EndpointUnreachable     no replica answered, after all retries: the dialogue stays owed, the run stops (exit 3)
-    │   ├── EndpointRefused         the endpoint refused the request and would again
-    │   │   ├── ContextExceeded       prompt and completion do not fit the model's context
-    │   │   ├── SchemaRefused         the endpoint cannot follow the schema
-    │   │   ├── AuthRefused           the key is missing or wrong
-    │   │   └── ModelNotServed        the endpoint does not serve that model or adapter
-    │   └── ShapeError              the reply does not fit what was asked for, after the repairs
-    └── EmbeddedError             the embedded model could not be fetched or started
+    │   ├── ExportError             an export that cannot be written as asked
+    │   └── EmbeddedError           the embedded model could not be fetched or started
+    └── CallError                 a model call: fails the dialogue, with `reason`
+        ├── EndpointUnreachable     no replica answered, after all retries: the dialogue stays owed, the run stops (exit 3)
+        ├── EndpointRefused         the endpoint refused the request and would again
+        │   ├── ContextExceeded       prompt and completion do not fit the model's context
+        │   ├── SchemaRefused         the endpoint cannot follow the schema
+        │   ├── AuthRefused           the key is missing or wrong
+        │   └── ModelNotServed        the endpoint does not serve that model or adapter
+        └── ShapeError              the reply does not fit what was asked for, after the repairs
 """
 
 from collections.abc import Sequence
@@ -119,5 +119,5 @@ class ShapeError(CallError):
         """The replies that did not fit, for the transcript's `unfinished`."""
 
 
-class EmbeddedError(TutelageError):
+class EmbeddedError(UserError):
     """The embedded model could not be fetched or started."""

@@ -41,7 +41,7 @@ MAY_IMPORT = {
 
 `graphs/studio.py` alone may also use serving: it is the twin for LangGraph's dev server, which brings no cast.
 """
-EXTRA = {"graphs/studio.py": {"serving", "generation"}}
+EXTRA = {"graphs/studio.py": {"serving", "generation", "errors", "config"}}
 
 
 def modules() -> Iterator[Path]:

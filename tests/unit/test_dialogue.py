@@ -6,7 +6,18 @@ from typing import Any
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from tutelage import Agent, Brief, Cast, Dialogue, Limits, add_critique_loop, max_messages, speak, stop_or
+from tutelage import (
+    Agent,
+    Brief,
+    Cast,
+    Dialogue,
+    Limits,
+    Misconception,
+    add_critique_loop,
+    max_messages,
+    speak,
+    stop_or,
+)
 from tutelage.agents import critic, fact_checker, student, tutor
 from tutelage.dialogue.nodes import review
 from tutelage.dialogue.stopping import Reason, max_tokens, outcome_of
@@ -22,7 +33,7 @@ BRIEF = Brief(
     topic="Adding fractions",
     question="What is 1/2 + 1/3?",
     answer=["5/6", "five sixths"],
-    misconception={"belief": "Add the tops and the bottoms.", "predicts": "2/5"},
+    misconception=Misconception(belief="Add the tops and the bottoms.", predicts="2/5"),
     facts=["1/2 is 3/6."],
 )
 

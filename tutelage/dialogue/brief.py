@@ -1,7 +1,7 @@
 """What one dialogue is about."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -35,10 +35,10 @@ class Brief(BaseModel):
     topic: str | None = None
     domain: str | None = None
     question: str | None = None
-    answer: tuple[str, ...] = ()
+    answer: Sequence[str] = ()
     """The accepted forms of the answer, the canonical one first. In a file: a string or a list."""
     misconception: Misconception | None = None
-    facts: tuple[str, ...] = ()
+    facts: Sequence[str] = ()
     """Sentences to check claims against."""
     level: str | None = None
     language: str | None = None
@@ -49,11 +49,11 @@ class Brief(BaseModel):
     def _gather_extra(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        known = {key: value for key, value in data.items() if key in cls.model_fields and value is not None}
-        unknown = {key: value for key, value in data.items() if key not in cls.model_fields}
-        if unknown:
-            known["extra"] = {**known.get("extra", {}), **unknown}
-        if not known.get("id"):
+        known = {key: value for key, value in data.items() if key in FIELDS and value is not None}
+        unknown = {key: value for key, value in data.items() if key not in FIELDS}
+        if unknown and isinstance(extra := known.get("extra", {}), Mapping):
+            known["extra"] = {**extra, **unknown}
+        if known.get("id") in (None, ""):
             content = orjson.dumps(known, option=orjson.OPT_SORT_KEYS, default=_plain)
             known["id"] = hashlib.sha256(content).hexdigest()[:16]
         return known
@@ -75,7 +75,11 @@ class Brief(BaseModel):
     def seen_by(self, sees: frozenset[str]) -> dict[str, Any]:
         """The part of the brief that a role may see: what is public, and what its agent declares in `sees`."""
         visible = PUBLIC | sees
-        return {name: getattr(self, name) for name in type(self).model_fields if name in visible}
+        return {name: getattr(self, name) for name in FIELDS if name in visible}
+
+
+FIELDS: Final = tuple(Brief.model_fields)
+"""A brief's own keys; the others are kept under `extra`."""
 
 
 def _plain(value: Any) -> Any:

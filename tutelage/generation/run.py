@@ -217,7 +217,11 @@ class Witness:
         steps: list[Step] = [*self.dialogue.get("steps", []), *self._added("steps")]
         if attempts and reviews:
             attempts[-1] = attempts[-1].model_copy(update={"reviews": reviews})
-        return Unfinished(attempts=attempts, steps=steps) if attempts or steps else None
+        speaker = next(
+            (update["speaker"] for update in self._since if "speaker" in update), self.dialogue.get("speaker")
+        )
+        role = speaker if attempts else None
+        return Unfinished(role=role, attempts=attempts, steps=steps) if attempts or steps else None
 
     def _added(self, channel: str) -> list[Any]:
         return [item for update in self._since if isinstance(update.get(channel), list) for item in update[channel]]

@@ -1,5 +1,6 @@
 """A chat model that says what a test tells it to."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -29,7 +30,8 @@ class ScriptedModel(BaseChatModel):
     _said: dict[str, int] = PrivateAttr(default_factory=dict)
 
     def __init__(self, script: Mapping[str, Script]) -> None:
-        super().__init__(script=dict(script))
+        values: dict[str, Any] = {"script": dict(script)}
+        super().__init__(**values)
 
     @property
     def calls(self) -> list[tuple[str, list[BaseMessage], dict[str, Any]]]:
@@ -94,6 +96,4 @@ class ScriptedModel(BaseChatModel):
 
 
 def _as_json(said: BaseModel | Mapping[str, Any]) -> str:
-    import json
-
     return said.model_dump_json() if isinstance(said, BaseModel) else json.dumps(said)

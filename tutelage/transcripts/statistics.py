@@ -221,7 +221,8 @@ def _calls_of(transcript: Transcript) -> Iterator[tuple[str, Call, bool]]:
     for turn in transcript.turns:
         yield from _calls_for(turn.role, turn.attempts, turn.steps)
     if transcript.unfinished is not None:
-        yield from _calls_for(UNFINISHED, transcript.unfinished.attempts, transcript.unfinished.steps)
+        unfinished = transcript.unfinished
+        yield from _calls_for(unfinished.role or UNFINISHED, unfinished.attempts, unfinished.steps)
 
 
 def _calls_for(speaker: str, attempts: list[Attempt], steps: list[Step]) -> Iterator[tuple[str, Call, bool]]:

@@ -23,6 +23,8 @@ class GraphIdentity(Record):
 class Unfinished(Record):
     """What was made of a turn that was never accepted."""
 
+    role: str | None = None
+    """Whose turn it was, where a draft says so."""
     attempts: list[Attempt] = Field(default_factory=list)
     steps: list[Step] = Field(default_factory=list)
 
