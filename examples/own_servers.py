@@ -13,9 +13,9 @@ from tutelage.serving.chat_vllm import ChatVLLM
 BRIEF = Brief(
     topic="Adding fractions",
     question="What is 1/2 + 1/3?",
-    answer=["5/6", "five sixths"],
+    answer=("5/6", "five sixths"),
     misconception=Misconception(belief="You add the tops and you add the bottoms.", predicts="2/5"),
-    facts=["1/2 is the same as 3/6.", "1/3 is the same as 2/6."],
+    facts=("1/2 is the same as 3/6.", "1/3 is the same as 2/6."),
 )
 
 

@@ -110,6 +110,11 @@ class EmbeddedModel(BaseChatModel):
 
 
 def model_for_all() -> BaseChatModel:
+    """The model that plays all roles.
+
+    Raises:
+        ConfigError: The environment names a URL and no model.
+    """
     url, model = os.environ.get("TUTELAGE_STUDIO_URL"), os.environ.get("TUTELAGE_STUDIO_MODEL")
     if not url:
         return EmbeddedModel()

@@ -32,9 +32,9 @@ BRIEF = Brief(
     id="b",
     topic="Adding fractions",
     question="What is 1/2 + 1/3?",
-    answer=["5/6", "five sixths"],
+    answer=("5/6", "five sixths"),
     misconception=Misconception(belief="Add the tops and the bottoms.", predicts="2/5"),
-    facts=["1/2 is 3/6."],
+    facts=("1/2 is 3/6.",),
 )
 
 

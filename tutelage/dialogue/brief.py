@@ -1,7 +1,7 @@
 """What one dialogue is about."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -35,10 +35,10 @@ class Brief(BaseModel):
     topic: str | None = None
     domain: str | None = None
     question: str | None = None
-    answer: Sequence[str] = ()
+    answer: tuple[str, ...] = ()
     """The accepted forms of the answer, the canonical one first. In a file: a string or a list."""
     misconception: Misconception | None = None
-    facts: Sequence[str] = ()
+    facts: tuple[str, ...] = ()
     """Sentences to check claims against."""
     level: str | None = None
     language: str | None = None

@@ -129,10 +129,8 @@ class _Subject:
 
     def _first_prompts(self, agent: Agent, prompts: PromptLibrary) -> Iterator[Prompt]:
         for brief in self.sample:
-            try:
+            if not _rendering_fails(agent, brief, prompts):
                 yield _rendered(agent, {"brief": brief}, prompts)
-            except PromptError:
-                return  # told with the prompts
 
 
 # --- what is on this machine --------------------------------------------------------------------------------------
@@ -314,13 +312,14 @@ async def _model(name: str, model: ModelConfig, subject: _Subject) -> list[Findi
         secret = model.secret()
     except ConfigError as error:
         return [*notes.problem(f"{error}. Its endpoints were not asked")]
+    parts = subject.parts(name)
     examinations = (
         examine_endpoint(
             group=f"models.{name}, {url}",
             url=url,
             model=model.model,
             secret=secret,
-            parts=subject.parts(name),
+            parts=parts,
             token_limit=subject.config.limits.tokens,
         )
         for url in dict.fromkeys(model.url)
