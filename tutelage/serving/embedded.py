@@ -60,13 +60,15 @@ class EmbeddedServer:
             path: A GGUF file. By default what `TUTELAGE_EMBEDDED_MODEL` names, else SmolLM2, fetched on the first start.
             slots: How many requests are answered at once; more wait their turn.
             context: Tokens of prompt and completion that each slot holds; a longer prompt is refused with 400.
-            threads: CPU threads; by default one for each CPU that this process may use.
+            threads: CPU threads; by default one for each CPU that this process may use, but one: llama.cpp's threads
+                wait for each other by spinning, and one that must share its CPU holds up all (on two busy CPUs, two threads
+                wrote 4 tokens a second, one wrote 27).
             log: Where the server's log goes. By default a temporary file, kept only if the start fails.
             progress: See `fetch_weights`.
         """
         self.slots = slots
         self.context = context
-        self.threads = threads or _cpus()
+        self.threads = threads or max(1, _cpus() - 1)
         self.model = ""
         """What the model is called at the endpoint; known once started."""
         self.url = ""
