@@ -342,7 +342,8 @@ async def _embedded(subject: _Subject) -> list[Finding]:
             model=server.model,
             secret=None,
             parts=subject.parts(None),
-            token_limit=subject.config.limits.tokens,
+            # A run keeps to its context by itself, and nobody can make it longer.
+            token_limit=min(subject.config.limits.tokens, server.context),
         )
     return [*notes, *found]
 
