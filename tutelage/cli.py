@@ -191,17 +191,21 @@ def init(folder: Path) -> int:
 
 
 @app.command
-def doctor(config: Path) -> int:
+def doctor(config: Path, *, out: Annotated[Path | None, OUT] = None) -> int:
     """Checks a config against the world: endpoints, models, schemas, prompts, context lengths.
 
     Parameters
     ----------
     config
         The config file.
+    out
+        The run's folder; runs/NAME if not given.
     """
     from tutelage.generation.doctor import examine, render
+    from tutelage.telemetry.logs import configure_logs
 
-    findings = examine(config)
+    configure_logs()
+    findings = examine(config, out=out)
     print(render(findings))
     return max((finding.exit_code for finding in findings), default=0)
 

@@ -404,7 +404,7 @@ def test_a_prompt_that_fails_for_some_briefs_only(tmp_path: Path) -> None:
     lines = [{**BRIEF, "id": f"b{number}", "level": "hard" if number == 150 else None} for number in range(201)]
     (tmp_path / "briefs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     problems = said(examine(path), Level.PROBLEM, "Prompts")
-    assert "tutor: for 1 of the first 200 briefs, at first 'b150': TypeError" in problems
+    assert "tutor: for 1 of the first 200 briefs, at first 'b150': prompt 'tutor'" in problems
 
 
 def run_folder(folder: Path, **config: Any) -> Path:

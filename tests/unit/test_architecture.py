@@ -39,9 +39,9 @@ MAY_IMPORT = {
 }
 """By room, the rooms that it may import. `tutelage` stands for the public names at the top.
 
-`graphs/studio.py` alone may also use serving: it is the twin for LangGraph's dev server, which brings no cast.
+`graphs/studio.py` alone may also use generation: its twins for LangGraph's dev server bring a cast of their own.
 """
-EXTRA = {"graphs/studio.py": {"serving", "generation", "errors", "config"}}
+EXTRA = {"graphs/studio.py": {"generation"}}
 
 
 def modules() -> Iterator[Path]:

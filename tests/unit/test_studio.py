@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tutelage.errors import ConfigError
+from tutelage.generation import studio as engine
 from tutelage.graphs import studio
 from tutelage.serving.chat_vllm import ChatVLLM
 from tutelage.testing import SimulatedEndpoint
@@ -37,7 +38,7 @@ async def endpoint(server: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TUTELAGE_STUDIO_URL", server.url)
     monkeypatch.setenv("TUTELAGE_STUDIO_MODEL", server.config.model)
     yield server
-    model = studio.model_for_all()
+    model = engine.model_for_all()
     assert isinstance(model, ChatVLLM)
     await model.aclose()
 
@@ -48,7 +49,7 @@ def test_langgraph_json_names_graphs_that_are_compiled_and_have_their_own_names(
     for name, place in graphs.items():
         module, _, attribute = place.partition(":")
         graph = getattr(import_module(module), attribute)
-        assert isinstance(graph, studio.Twin)
+        assert isinstance(graph, engine.Twin)
         assert graph.name == name
 
 
@@ -104,11 +105,11 @@ def test_the_dev_server_is_told_what_a_context_may_hold() -> None:
 def test_a_url_without_a_model_is_an_error_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_STUDIO_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(ConfigError, match="TUTELAGE_STUDIO_MODEL"):
-        studio.StudioCast()
+        engine.StudioCast()
 
 
 def test_nothing_is_started_until_a_model_is_called() -> None:
     """Without an endpoint the embedded model plays; making a cast of it does not wait for it."""
-    cast = studio.StudioCast()
-    assert isinstance(cast.player("tutor").model, studio.EmbeddedModel)
-    assert studio.embedded_server.cache_info().currsize == 0
+    cast = engine.StudioCast()
+    assert isinstance(cast.player("tutor").model, engine.EmbeddedModel)
+    assert engine.embedded_server.cache_info().currsize == 0

@@ -72,6 +72,18 @@ async def ask_for(schema: type[Shape], agent: Agent, prompt: Prompt, cast: Cast,
     return await _ask(agent, prompt, cast, occasion, schema.model_validate_json, schema=schema)
 
 
+@lru_cache(maxsize=256)
+def response_format(schema: type[BaseModel]) -> dict[str, Any]:
+    """What a request says to have its reply fit a schema.
+
+    It is `response_format` and not vLLM's own `structured_outputs`: llama.cpp ignores the latter without a word.
+    """
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": schema.__name__, "schema": schema.model_json_schema(), "strict": True},
+    }
+
+
 async def _ask(
     agent: Agent,
     prompt: Prompt,
@@ -102,7 +114,7 @@ async def _call(
     sampling = {**agent.sampling, **player.sampling}
     options = {**sampling, "seed": occasion.seed(cast.seed, agent.role, candidate)}
     if schema is not None:
-        options["response_format"] = _response_format(schema)
+        options["response_format"] = response_format(schema)
     config: RunnableConfig = {
         "run_name": agent.role,
         "metadata": {"role": agent.role, "view": agent.view, "dialogue": occasion.dialogue},
@@ -138,15 +150,6 @@ def _record(answer: AIMessage, prompt: Prompt, sampling: dict[str, Any], seed: i
 def _as_langchain(message: Message) -> BaseMessage:
     # Cached, for each call of a view sends the same messages again, and making them is a fifth of a call's cost.
     return _MESSAGE_TYPES[message.role](message.content)
-
-
-@lru_cache(maxsize=256)
-def _response_format(schema: type[BaseModel]) -> dict[str, Any]:
-    # `response_format` and not vLLM's own `structured_outputs`: llama.cpp ignores the latter without a word.
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": schema.__name__, "schema": schema.model_json_schema(), "strict": True},
-    }
 
 
 def _some_text(text: str) -> str:

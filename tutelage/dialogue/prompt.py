@@ -123,7 +123,7 @@ class PromptLibrary:
         template = self.template(name)
         try:
             return template.body.render(values).strip()
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise PromptError(
                 f"prompt {name!r} ({template.source}) cannot be rendered: {error}. It is given "
                 f"{', '.join(sorted(values))}; of the brief it is given what is public and what its agent declares in `sees`"

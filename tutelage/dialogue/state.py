@@ -1,7 +1,9 @@
 """The state of a LangGraph graph that is a dialogue."""
 
 import operator
-from typing import Annotated, TypedDict
+from typing import Annotated
+
+from typing_extensions import TypedDict  # LangGraph's dev server reads its schema, which before 3.12 needs this one
 
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn

@@ -16,6 +16,7 @@ import orjson
 from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
+from tutelage.dialogue.asking import response_format
 from tutelage.dialogue.prompt import Message, Prompt
 from tutelage.errors import CallError, ContextExceeded, EndpointUnreachable, SchemaRefused
 from tutelage.generation.findings import Finding, Notes
@@ -206,7 +207,7 @@ class _Examination:
         """Makes the role's first call with its own options, and sees whether a whole reply would fit after it."""
         options: dict[str, Any] = {**part.sampling, "max_tokens": 1}
         if part.shape:
-            options["response_format"] = _response_format(part.shape)
+            options["response_format"] = response_format(part.shape)
         try:
             answer = await self._ask(part, part.prompt or _SAY_HELLO, **options)
         except ContextExceeded as error:
@@ -249,7 +250,7 @@ class _Examination:
         shaped = [part for part in parts if part.shape]
         # With the options of a role that will ask so: they may switch thinking off, upon which schemas depend.
         part = (shaped or parts)[0]
-        options = {**part.sampling, "max_tokens": 64, "response_format": _response_format(Bird)}
+        options = {**part.sampling, "max_tokens": 64, "response_format": response_format(Bird)}
         reply = None
         for seed in range(SHAPE_TRIES):
             try:
@@ -317,10 +318,3 @@ def _schema_missed(reply: AIMessage) -> str:
         )
     shown = text if len(text) <= 60 else text[:60] + "…"
     return f"ignores schemas (it said {shown!r}): use a server that follows response_format, as vLLM and llama.cpp do"
-
-
-def _response_format(schema: type[BaseModel]) -> dict[str, Any]:
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": schema.__name__, "schema": schema.model_json_schema(), "strict": True},
-    }

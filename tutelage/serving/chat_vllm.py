@@ -27,6 +27,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.utils.function_calling import convert_to_json_schema
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from tutelage.dialogue.asking import response_format
 from tutelage.errors import ConfigError, EndpointRefused, ShapeError
 from tutelage.serving.endpoint_pool import EndpointPool
 
@@ -312,9 +313,9 @@ def _usage(usage: dict[str, Any] | None) -> UsageMetadata | None:
 
 
 def _response_format(schema: dict[str, Any] | type, as_json: dict[str, Any]) -> dict[str, Any]:
-    pydantic = _as_pydantic(schema)
-    exact = pydantic.model_json_schema() if pydantic else as_json
-    return {"type": "json_schema", "json_schema": {"name": as_json["title"], "schema": exact, "strict": True}}
+    if (pydantic := _as_pydantic(schema)) is not None:
+        return response_format(pydantic)
+    return {"type": "json_schema", "json_schema": {"name": as_json["title"], "schema": as_json, "strict": True}}
 
 
 def _as_pydantic(schema: object) -> type[BaseModel] | None:
