@@ -216,17 +216,19 @@ def test_what_was_said_is_exported_for_fine_tuning(lessons: Lessons, tmp_path: P
 
 @pytest.mark.parametrize("files", ["jsonl", "parquet"])
 def test_drafts_that_were_sent_back_are_exported_as_pairs(lessons: Lessons, tmp_path: Path, files: str) -> None:
+    """Each with what was said in its place, and the prompt of the turn's first draft: nothing of why it was refused."""
     tutelage("export", lessons.folder, "--format", "dpo", "--files", files, "--out", tmp_path / "dpo")
     turns = {(transcript.id, turn.index): turn for transcript in lessons.transcripts for turn in transcript.turns}
     rows = rows_of(tmp_path / "dpo")
     assert rows
-    for row in rows:
-        turn = turns[row["dialogue"], row["turn"]]
-        sent_back = turn.attempts[row["attempt"]]
-        assert sent_back.status == "rejected"
-        assert row["rejected"] == [{"role": "assistant", "content": sent_back.text}]
-        assert row["chosen"] == [{"role": "assistant", "content": turn.text}]
-        assert all(sent_back.text not in message["content"] for message in row["prompt"])
+    with Prompts(lessons.folder) as prompts:
+        for row in rows:
+            turn = turns[row["dialogue"], row["turn"]]
+            sent_back = turn.attempts[row["attempt"]]
+            assert sent_back.status == "rejected"
+            assert row["prompt"] == prompts.messages(turn.attempts[0].call.prompt_sha256)
+            assert row["rejected"] == [{"role": "assistant", "content": sent_back.text}]
+            assert row["chosen"] == [{"role": "assistant", "content": turn.text}]
 
 
 def rows_of(export: Path) -> list[dict[str, Any]]:
