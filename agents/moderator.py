@@ -1,6 +1,6 @@
 """The moderator of a debate: says after each round whether the two have come to one answer."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tutelage import Agent
 
@@ -10,8 +10,8 @@ class Ruling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    proponent_answer: str = Field(max_length=120)
-    opponent_answer: str = Field(max_length=120)
+    proponent_answer: str
+    opponent_answer: str
     agreed: bool
     """Whether both now hold the same answer."""
 

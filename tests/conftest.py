@@ -1,10 +1,12 @@
 """What holds for every test: no network but this machine's, no folder but the test's, no settings of the user's."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -31,6 +33,13 @@ def only_this_machine(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> Iterator[None]:
+    """A command that a test runs within this process configures the logs for all that follow."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "testing": {"dialogue", "errors"},
     "agents": {"dialogue", "checks", "tutelage"},
     "graphs": {"agents", "dialogue", "checks", "tutelage"},
+    "__main__": {"cli"},
     "cli": {
         "generation",
         "briefs",

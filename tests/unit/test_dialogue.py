@@ -165,6 +165,17 @@ async def test_a_reply_that_does_not_fit_is_asked_for_again_with_the_error_and_k
     assert len({options["seed"] for role, _, options in model.calls if role == "critic"}) == 3
 
 
+async def test_a_raw_tab_in_a_text_is_no_misfit() -> None:
+    """vLLM's grammar backend lets control characters into strings whose length a schema bounds."""
+    verdict = '{"verdict": "revise", "issues": [{"dimension": "a\tb", "severity": "minor", "instruction": "c"}]}'
+    dialogue, _, _ = await play(
+        {"tutor": ["a"], "critic": [verdict, ACCEPT], "fact_checker": [ACCEPT], "student": ["5/6"]}
+    )
+    turn = dialogue["turns"][0]
+    assert turn.steps == []
+    assert turn.attempts[0].reviews[0].issues[0].dimension == "a\tb"
+
+
 async def test_a_reply_that_never_fits_fails_the_dialogue_with_what_was_said() -> None:
     with pytest.raises(ShapeError, match="'critic' gave 3 replies that do not fit") as failure:
         await play({"tutor": ["a"], "critic": ["no JSON"], "fact_checker": [ACCEPT], "student": ["b"]})

@@ -1,10 +1,11 @@
 """Asking a model in a role: one call, and the repair of a reply that does not fit its schema."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -69,7 +70,7 @@ async def ask_for(schema: type[Shape], agent: Agent, prompt: Prompt, cast: Cast,
         ShapeError: The reply did not fit, also when asked for again with the error.
         CallError: The call failed for good.
     """
-    return await _ask(agent, prompt, cast, occasion, schema.model_validate_json, schema=schema)
+    return await _ask(agent, prompt, cast, occasion, partial(_shaped, schema), schema=schema)
 
 
 @lru_cache(maxsize=256)
@@ -156,6 +157,20 @@ def _some_text(text: str) -> str:
     if not text:
         raise ValueError("the reply was empty")
     return text
+
+
+def _shaped(schema: type[Shape], text: str) -> Shape:
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError:
+        # xgrammar lets raw control characters, a tab for one, into strings whose length the schema bounds.
+        try:
+            lenient = json.loads(text, strict=False)
+        except json.JSONDecodeError:
+            lenient = None
+        if lenient is None:
+            raise
+        return schema.model_validate_json(json.dumps(lenient))
 
 
 def _complaint(error: ValueError, call: Call) -> str:

@@ -35,19 +35,23 @@ class Call(Record):
 
 
 class Issue(BaseModel):
-    """One thing that is wrong with a draft. Part of a reply's schema: short, so that a reply stays short."""
+    """One thing that is wrong with a draft. Part of a reply's schema.
+
+    Its texts have no bounded length: xgrammar, which vLLM follows schemas with, allows neither quotes nor backslashes in a
+    string that has one, and so no quoted words, no LaTeX and no code.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dimension: str = Field(max_length=40)
+    dimension: str
     """What it is about: correctness, leak, clarity, tone, …"""
     severity: Literal["block", "major", "minor"]
     """A minor issue alone sends nothing back."""
-    span: str = Field(default="", max_length=200)
+    span: str = ""
     """The words of the draft that are meant."""
-    evidence: str = Field(default="", max_length=200)
+    evidence: str = ""
     """What shows it: a fact, a rule, a calculation."""
-    instruction: str = Field(max_length=300)
+    instruction: str
     """What the speaker should do about it."""
 
 

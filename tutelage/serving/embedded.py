@@ -30,6 +30,11 @@ STOP_SECONDS = 5.0
 """How long a server that was told to end may take."""
 
 
+_PATIENT: Final = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""llama.cpp's threads wait for each other at every layer. Left to themselves they spin, and where the CPUs have other
+work, too, one that waits for its turn then holds up all: 5 to 10 times slower on a busy machine with two CPUs."""
+
+
 class EmbeddedServer:
     """llama.cpp's OpenAI-compatible server on a free loopback port, as an async context manager.
 
@@ -60,15 +65,13 @@ class EmbeddedServer:
             path: A GGUF file. By default what `TUTELAGE_EMBEDDED_MODEL` names, else SmolLM2, fetched on the first start.
             slots: How many requests are answered at once; more wait their turn.
             context: Tokens of prompt and completion that each slot holds; a longer prompt is refused with 400.
-            threads: CPU threads; by default one for each CPU that this process may use, but one: llama.cpp's threads
-                wait for each other by spinning, and one that must share its CPU holds up all (on two busy CPUs, two threads
-                wrote 4 tokens a second, one wrote 27).
+            threads: CPU threads; by default one for each CPU that this process may use.
             log: Where the server's log goes. By default a temporary file, kept only if the start fails.
             progress: See `fetch_weights`.
         """
         self.slots = slots
         self.context = context
-        self.threads = threads or max(1, _cpus() - 1)
+        self.threads = threads or _cpus()
         self.model = ""
         """What the model is called at the endpoint; known once started."""
         self.url = ""
@@ -136,7 +139,11 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)},
+                env={
+                    **_PATIENT,
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
+                },
                 # Ctrl-C goes to the terminal's foreground process group, and the server is ours to stop, not its.
                 start_new_session=True,
             )
