@@ -14,10 +14,10 @@ import jinja2
 from pydantic import BaseModel, ConfigDict
 
 from tutelage.agents import critic, fact_checker, student, tutor
-from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief, Misconception
 from tutelage.dialogue.prompt import PromptLibrary
-from tutelage.dialogue.view import SCRIPT
+from tutelage.dialogue.state import Dialogue
+from tutelage.dialogue.view import judge_prompt, speaker_prompt
 
 MAX_TOKENS = 1024
 """Of every reply: enough for each verdict."""
@@ -130,23 +130,20 @@ def write_briefs(path: Path, first: int, count: int) -> list[Brief]:
 
 
 def script_of(brief: Brief) -> Script:
-    """What the roles are told, as the templates of `agents/` have it."""
+    """What the roles are told before anything is said, as `agents/` and `prompts/` have it."""
     prompts = _prompts()
-
-    def system(agent: Agent) -> str:
-        return prompts.render(agent.template, brief=brief.seen_by(agent.sees))
-
-    def task(agent: Agent) -> str:
-        return prompts.render(agent.task or "", brief=brief.seen_by(agent.sees), speaker="Tutor")
-
+    dialogue: Dialogue = {"id": brief.id, "brief": brief, "turns": [], "speaker": "tutor"}
+    system, opening = speaker_prompt(tutor, dialogue, prompts).messages
+    reviews = {agent.role: judge_prompt(agent, dialogue, prompts).messages for agent in (critic, fact_checker)}
+    reviewers, review = reviews["critic"]
     return Script(
         id=brief.id,
-        tutor=system(tutor),
-        opening=str(prompts.template("tutor").meta["opening"]),
-        student=system(student),
-        reviewers=system(critic),
-        lesson_so_far=str(prompts.template("review").meta.get("script", SCRIPT)),
-        tasks={reviewer.role: task(reviewer) for reviewer in (critic, fact_checker)},
+        tutor=system.content,
+        opening=opening.content,
+        student=speaker_prompt(student, dialogue, prompts).messages[0].content,
+        reviewers=reviewers.content,
+        lesson_so_far=review.parts[0],
+        tasks={role: messages[-1].parts[-1] for role, messages in reviews.items()},
         revision=_body("revision"),
     )
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.competitor import COMPETITORS, Effort
 from benchmarks.lesson import Job, script_of, write_briefs
@@ -42,10 +42,10 @@ PATIENCE: Final = 600
 """Seconds that a competitor may take for a job."""
 
 LABELS: Final = {
-    "tutelage": "Tutelage: generate, with transcripts, prompts and ledger on disk",
-    "graph": "Tutelage: the graph alone, nothing saved",
-    "loop": "hand-written asyncio loop (aiohttp, orjson), nothing saved",
-    "usual": "usual stack: LangGraph, ChatOpenAI, AsyncSqliteSaver",
+    "tutelage": "Tutelage: generate, everything saved",
+    "graph": "Tutelage: its graph alone, nothing saved",
+    "loop": "asyncio loop on aiohttp, nothing saved",
+    "usual": "LangGraph + ChatOpenAI + AsyncSqliteSaver",
 }
 
 
@@ -220,13 +220,13 @@ def _fingerprint(endpoint: SimulatedEndpoint) -> str:
 def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     first = next(iter(rounds[0].values()))
-    console.print(
+    print(
         f"{options.dialogues} dialogues of {options.messages} turns in {first.calls} model calls, "
-        f"{options.concurrency} at once; Python {platform.python_version()}, {options.event_loop}, "
-        f"{os.cpu_count()} CPUs. Medians of {options.rounds} rounds (lowest to highest).",
-        highlight=False,
+        f"{options.concurrency} dialogues at once\n"
+        f"Python {platform.python_version()}, {options.event_loop}, {os.cpu_count()} CPUs\n"
+        f"medians of {options.rounds} rounds (lowest to highest)"
     )
-    table = Table("", "CPU of the client, ms a call", "turns a second", "CPU of the endpoint, ms a call")
+    table = Table(Column(no_wrap=True), "CPU, ms a call", "turns a second", "endpoint's CPU, ms a call")
     for name in options.only:
         of = [each[name] for each in rounds]
         table.add_row(
@@ -238,7 +238,7 @@ def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
     console.print(table)
     if not any(bound.applies(rounds) for bound in BOUNDS):
         return
-    table = Table("CPU a call of Tutelage, as a multiple of that of", "measured", "bound", "goal", "")
+    table = Table("Tutelage's CPU a call, as a multiple of", "measured", "bound", "goal", "")
     said = {"goal": "[green]goal met[/]", "bound": "[yellow]within the bound[/]", "missed": "[red]MISSED[/]"}
     for bound in BOUNDS:
         if bound.applies(rounds):
