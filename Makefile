@@ -13,7 +13,7 @@ help:  ## This list
 demo: $(MADE)  ## Real dialogues with the embedded model, a transcript, an export: the whole way, once
 	$(BIN)/tutelage generate examples/demo.yaml
 	$(BIN)/tutelage show demo
-	$(BIN)/tutelage show demo $$($(BIN)/python examples/longest_dialogue.py runs/demo)
+	$(BIN)/tutelage show demo latest
 	$(BIN)/tutelage stats demo
 	$(BIN)/tutelage export demo --format sft --out runs/demo/exports/sft --force
 	$(BIN)/tutelage export demo --format dpo --out runs/demo/exports/dpo --force

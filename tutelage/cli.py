@@ -66,7 +66,7 @@ def show(
     run
         A run folder, or the name of one under runs/.
     id
-        A dialogue's id; its first characters are enough. Without it, the dialogues are listed.
+        A dialogue's id, of which the first characters are enough, or `latest`. Without it, the dialogues are listed.
     all
         List all dialogues, not only the last ones.
     prompts

@@ -260,6 +260,10 @@ def test_the_beginning_of_an_id_is_enough_if_no_other_begins_so(tmp_path: Path) 
     assert re.search(r"dialogue +ab\n", printed(run, id="ab")), "a whole id is never ambiguous"
 
 
+def test_the_latest_dialogue_needs_no_id(tmp_path: Path) -> None:
+    assert re.search(r"dialogue +xyz\n", printed(run_of(tmp_path, transcript("abc1"), transcript("xyz")), id="latest"))
+
+
 def test_an_ambiguous_id_names_the_candidates(tmp_path: Path) -> None:
     run = run_of(tmp_path, transcript("abc1"), transcript("abd2"), transcript("xyz"))
     with pytest.raises(RunFolderError, match=r"2 dialogues begin with 'ab': abc1 \(adding fractions\); abd2 \(adding"):

@@ -88,6 +88,8 @@ class Template:
     names: frozenset[str]
     """The names that it uses and does not set itself."""
     body: jinja2.Template
+    opening: jinja2.Template | None
+    """What a role that speaks first is told, from the front matter."""
 
 
 class PromptLibrary:
@@ -120,14 +122,16 @@ class PromptLibrary:
         Raises:
             PromptError: It is missing or broken, or uses a name that it is not given.
         """
+        return _rendered(self.template(name), self.template(name).body, values)
+
+    def opening(self, name: str, brief: Mapping[str, Any]) -> str:
+        """Renders what a template's front matter says a role is told that speaks first; empty if it says nothing.
+
+        Raises:
+            PromptError: It uses a name that it is not given.
+        """
         template = self.template(name)
-        try:
-            return template.body.render(values).strip()
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            raise PromptError(
-                f"prompt {name!r} ({template.source}) cannot be rendered: {error}. It is given "
-                f"{', '.join(sorted(values))}; of the brief it is given what is public and what its agent declares in `sees`"
-            ) from error
+        return _rendered(template, template.opening, {"brief": brief}) if template.opening else ""
 
     def check(self, name: str, given: Sequence[str]) -> None:
         """Makes sure that a template uses no name but those it will be given, also where it is not rendered now.
@@ -147,9 +151,15 @@ class PromptLibrary:
         source, text = self._find(name)
         meta, body = _split_front_matter(source, text)
         try:
-            names = jinja2.meta.find_undeclared_variables(self._environment.parse(body))
+            opening = str(meta.get("opening", ""))
+            names = jinja2.meta.find_undeclared_variables(self._environment.parse(body + opening))
             return Template(
-                names=frozenset(names), name=name, source=source, meta=meta, body=self._environment.from_string(body)
+                name=name,
+                source=source,
+                meta=meta,
+                names=frozenset(names),
+                body=self._environment.from_string(body),
+                opening=self._environment.from_string(opening) if opening else None,
             )
         except jinja2.TemplateSyntaxError as error:
             raise PromptError(
@@ -166,6 +176,16 @@ class PromptLibrary:
             return f"tutelage/prompts/{name}.md", built_in.read_text(encoding="utf-8")
         places = [str(folder) for folder in self._folders] + ["the built-in prompts"]
         raise PromptError(f"there is no prompt {name!r}: looked for {name}.md in {' and '.join(places)}")
+
+
+def _rendered(template: Template, part: jinja2.Template, values: Mapping[str, Any]) -> str:
+    try:
+        return part.render(values).strip()
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise PromptError(
+            f"prompt {template.name!r} ({template.source}) cannot be rendered: {error}. It is given "
+            f"{', '.join(sorted(values))}; of the brief what is public, and what its agent declares in `sees`"
+        ) from error
 
 
 def _split_front_matter(source: str, text: str) -> tuple[Mapping[str, Any], str]:

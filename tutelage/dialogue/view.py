@@ -5,6 +5,8 @@ volatile stands in front. For one view, each prompt without its last message is 
 a speaker (drafts that were sent back) and a judge's task therefore stand at the end of the last message.
 """
 
+from typing import Any
+
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.prompt import Message, Prompt, PromptLibrary
@@ -27,7 +29,7 @@ def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> 
     messages = [_system(agent, dialogue, prompts)]
     heard: list[str] = []
     if not turns or turns[0].role == agent.role:
-        heard.append(str(prompts.template(agent.template).meta.get("opening", OPENING)))
+        heard.append(prompts.opening(agent.template, _seen(agent, dialogue)) or OPENING)
     for turn in turns:
         if turn.role == agent.role:
             messages.append(Message("user", tuple(heard or (GO_ON,))))
@@ -54,8 +56,7 @@ def judge_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Pr
     if attempts := dialogue.get("attempts"):
         parts += [f"{name(speaker)}, draft of the next turn:", attempts[-1].text]
     if agent.task is not None:
-        brief = brief_of(dialogue).seen_by(agent.sees)
-        parts.append(prompts.render(agent.task, brief=brief, speaker=name(speaker)))
+        parts.append(prompts.render(agent.task, brief=_seen(agent, dialogue), speaker=name(speaker)))
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
 
 
@@ -75,7 +76,11 @@ def label(role: str) -> str:
 
 
 def _system(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Message:
-    return Message("system", (prompts.render(agent.template, brief=brief_of(dialogue).seen_by(agent.sees)),))
+    return Message("system", (prompts.render(agent.template, brief=_seen(agent, dialogue)),))
+
+
+def _seen(agent: Agent, dialogue: Dialogue) -> dict[str, Any]:
+    return brief_of(dialogue).seen_by(agent.sees)
 
 
 def check_prompts(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> None:

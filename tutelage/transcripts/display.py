@@ -68,7 +68,7 @@ def show(
 
     Args:
         run: The run's folder.
-        id: A dialogue's id, or the beginning of one, if no other begins so.
+        id: A dialogue's id, or the beginning of one, if no other begins so; or `latest`.
         everything: List all dialogues, and not only the last `LISTED`.
         prompts: Show what each role was sent, too, rebuilt from `messages.jsonl`.
         console: Where to print; stdout if not given.
@@ -160,6 +160,10 @@ def _table(rows: Iterable[_Row], *, wide: bool) -> Table:
     return table
 
 
+LATEST: Final = "latest"
+"""In place of an id: the dialogue that was finished last."""
+
+
 def _find(run: Path | str, id: str) -> Transcript:  # noqa: A002
     found: list[Transcript] = []
     alike = 0
@@ -171,6 +175,8 @@ def _find(run: Path | str, id: str) -> Transcript:  # noqa: A002
             alike += 1
             found = [*found, transcript][:_NAMED]
         newest.append(_named(transcript))
+        if id == LATEST:
+            found = [transcript]
     if alike > 1:
         rest = f" and {alike - len(found):,} more" if alike > len(found) else ""
         raise RunFolderError(
