@@ -226,7 +226,7 @@ def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
         f"Python {platform.python_version()}, {options.event_loop}, {os.cpu_count()} CPUs\n"
         f"medians of {options.rounds} rounds (lowest to highest)"
     )
-    table = Table(Column(no_wrap=True), "CPU, ms a call", "turns a second", "endpoint's CPU, ms a call")
+    table = Table(Column(no_wrap=True), "CPU, ms a call", "turns a second", "endpoint's CPU")
     for name in options.only:
         of = [each[name] for each in rounds]
         table.add_row(
