@@ -403,3 +403,35 @@ def test_a_model_needs_endpoints_and_only_one_set_of_them() -> None:
 def test_a_misspelt_field_is_an_error() -> None:
     with pytest.raises(ValidationError, match="temprature"):
         ChatVLLM(model="base", url="http://gpu-1:8000/v1", temprature=0.5)  # type: ignore[call-arg]
+
+
+class Listener(AsyncCallbackHandler):
+    """Notes what it is told of calls."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, Any]] = []
+
+    async def on_chat_model_start(self, serialized: Any, messages: Any, *, metadata: Any = None, **_: Any) -> None:
+        self.heard.append(("start", metadata))
+
+    async def on_llm_end(self, response: Any, **_: Any) -> None:
+        self.heard.append(("end", response.generations[0][0].text))
+
+
+async def test_whoever_listens_hears_of_every_call_and_the_answer_is_the_same() -> None:
+    """Where nobody listens, the base class's ceremony is left out: callbacks must not be lost with it."""
+    with SimulatedEndpoint(model="m") as endpoint:
+        async with ChatVLLM(model="m", url=endpoint.url, seed=1, temperature=0.5) as model:
+            unheard = await model.ainvoke("Hello", {"metadata": {"dialogue": "d", "view": "v"}})
+            listener = Listener()
+            heard = await model.ainvoke(
+                "Hello", {"callbacks": [listener], "metadata": {"dialogue": "d", "view": "v"}, "tags": ["t"]}
+            )
+            by_model = Listener()
+            await model.model_copy(update={"callbacks": [by_model]}).ainvoke("Hello")
+    assert unheard.content == heard.content
+    assert unheard.usage_metadata is not None
+    assert [event for event, _ in listener.heard] == ["start", "end"]
+    assert listener.heard[0][1]["dialogue"] == "d"
+    assert listener.heard[1][1] == heard.content
+    assert [event for event, _ in by_model.heard] == ["start", "end"]

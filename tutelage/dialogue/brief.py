@@ -72,6 +72,10 @@ class Brief(BaseModel):
             return tuple(str(each) if isinstance(each, int | float) else each for each in value)
         return value
 
+    def __hash__(self) -> int:
+        """By its id: `extra` holds values that have no hash."""
+        return hash(self.id)
+
     def seen_by(self, sees: frozenset[str]) -> dict[str, Any]:
         """The part of the brief that a role may see: what is public, and what its agent declares in `sees`."""
         visible = PUBLIC | sees

@@ -61,10 +61,9 @@ class Prompt:
         parent: str | None = None
         for message in self.messages:
             for number, text in enumerate(message.parts):
-                opens = number == 0
-                sha256 = _link_hash(parent or "", message.role if opens else "", text)
-                yield Link(sha256=sha256, parent=parent, role=message.role, opens=opens, text=text)
-                parent = sha256
+                link = _link(parent, message.role, number == 0, text)
+                yield link
+                parent = link.sha256
 
     def as_dicts(self) -> list[dict[str, str]]:
         """The messages as chat completion APIs and trainers spell them: `{role, content}`."""
@@ -72,9 +71,10 @@ class Prompt:
 
 
 @lru_cache(maxsize=16_384)
-def _link_hash(parent: str, role: str, text: str) -> str:
-    # Cached, for each call of a view hashes the same long beginning again.
-    return hashlib.sha256(b"\0".join((parent.encode(), role.encode(), text.encode()))).hexdigest()
+def _link(parent: str | None, role: SpeakerRole, opens: bool, text: str) -> Link:
+    # Cached, for each call of a view goes over the same long beginning again.
+    hashed = b"\0".join(((parent or "").encode(), (role if opens else "").encode(), text.encode()))
+    return Link(sha256=hashlib.sha256(hashed).hexdigest(), parent=parent, role=role, opens=opens, text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ class Router:
         places = [place for place in (self.speaker, self.then, END if self.rules else None) if place is not None]
         object.__setattr__(self, "__annotations__", {"return": Literal.__getitem__(tuple(places))})
 
-    def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> str:
+    async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> str:
         """The next node, or `END`."""
         if self.speaker is not None and state.get("attempts"):
             return self.speaker
@@ -105,7 +105,7 @@ def outcome_of(graph: StateGraph[Any, Any, Any, Any], dialogue: Dialogue, limits
 def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[Router]:
     for branches in graph.branches.values():
         for branch in branches.values():
-            if isinstance(router := getattr(branch.path, "func", None), Router):
+            if isinstance(router := getattr(branch.path, "afunc", None), Router):
                 yield router
 
 

@@ -5,7 +5,7 @@ volatile stands in front. For one view, each prompt without its last message is 
 a speaker (drafts that were sent back) and a judge's task therefore stand at the end of the last message.
 """
 
-from typing import Any
+from functools import lru_cache
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
@@ -29,7 +29,7 @@ def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> 
     messages = [_system(agent, dialogue, prompts)]
     heard: list[str] = []
     if not turns or turns[0].role == agent.role:
-        heard.append(prompts.opening(agent.template, _seen(agent, dialogue)) or OPENING)
+        heard.append(_opening(prompts, agent.template, brief_of(dialogue), agent.sees) or OPENING)
     for turn in turns:
         if turn.role == agent.role:
             messages.append(Message("user", tuple(heard or (GO_ON,))))
@@ -56,7 +56,7 @@ def judge_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Pr
     if attempts := dialogue.get("attempts"):
         parts += [f"{name(speaker)}, draft of the next turn:", attempts[-1].text]
     if agent.task is not None:
-        parts.append(prompts.render(agent.task, brief=_seen(agent, dialogue), speaker=name(speaker)))
+        parts.append(_rendered(prompts, agent.task, brief_of(dialogue), agent.sees, name(speaker)))
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
 
 
@@ -76,11 +76,21 @@ def label(role: str) -> str:
 
 
 def _system(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Message:
-    return Message("system", (prompts.render(agent.template, brief=_seen(agent, dialogue)),))
+    return Message("system", (_rendered(prompts, agent.template, brief_of(dialogue), agent.sees),))
 
 
-def _seen(agent: Agent, dialogue: Dialogue) -> dict[str, Any]:
-    return brief_of(dialogue).seen_by(agent.sees)
+# What comes from the brief stays the same over a whole dialogue: it is rendered once, not for each call.
+@lru_cache(maxsize=16_384)
+def _rendered(
+    prompts: PromptLibrary, template: str, brief: Brief, sees: frozenset[str], speaker: str | None = None
+) -> str:
+    speaking = {} if speaker is None else {"speaker": speaker}
+    return prompts.render(template, brief=brief.seen_by(sees), **speaking)
+
+
+@lru_cache(maxsize=16_384)
+def _opening(prompts: PromptLibrary, template: str, brief: Brief, sees: frozenset[str]) -> str:
+    return prompts.opening(template, brief.seen_by(sees))
 
 
 def check_prompts(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> None:

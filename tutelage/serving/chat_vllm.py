@@ -10,9 +10,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
+from uuid import UUID, uuid4
 
 import orjson
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import (
     AIMessage,
@@ -22,7 +29,7 @@ from langchain_core.messages import (
     UsageMetadata,
     convert_to_openai_messages,
 )
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.utils.function_calling import convert_to_json_schema
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -46,6 +53,7 @@ _SAMPLING: Final = (
     "presence_penalty",
     "repetition_penalty",
 )
+_FOR_LISTENERS: Final = ("tags", "run_name", "ls_structured_output_format", "structured_output_format")
 _KEPT_OF_REPLY: Final = ("system_fingerprint", "prompt_logprobs", "prompt_token_ids", "metrics")
 _KEPT_OF_CHOICE: Final = ("stop_reason", "logprobs", "token_ids")
 """What goes into `response_metadata` where the endpoint gives it."""
@@ -196,9 +204,34 @@ class ChatVLLM(BaseChatModel):
         options: dict[str, Any],
     ) -> ChatResult:
         try:
-            return await self._complete(messages, stop, run_manager, options)
+            return await self._complete(messages, stop, *_origin(run_manager), options)
         finally:
             await self.pool.aclose()
+
+    async def agenerate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        *,
+        metadata: dict[str, Any] | None = None,
+        run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """As the base class does; where no callback, tracer, cache or rate limiter waits for a call, at half its CPU."""
+        if len(messages) != 1 or self._is_watched(callbacks):
+            return await super().agenerate(
+                messages, stop=stop, callbacks=callbacks, metadata=metadata, run_id=run_id, **kwargs
+            )
+        options = {name: value for name, value in kwargs.items() if name not in _FOR_LISTENERS}
+        request_id = (run_id or uuid4()).hex
+        result = await self._complete(messages[0], stop, request_id, _affinity(metadata or {}), options)
+        return LLMResult(generations=[[*result.generations]])
+
+    def _is_watched(self, callbacks: Callbacks) -> bool:
+        if self.cache or self.rate_limiter or get_llm_cache():
+            return True
+        return bool(AsyncCallbackManager.configure(callbacks, self.callbacks, self.verbose).handlers)
 
     async def _agenerate(
         self,
@@ -207,18 +240,17 @@ class ChatVLLM(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self._complete(messages, stop, run_manager, kwargs)
+        return await self._complete(messages, stop, *_origin(run_manager), kwargs)
 
     async def _complete(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
-        run_manager: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None,
+        request_id: str | None,
+        key: str | None,
         options: dict[str, Any],
     ) -> ChatResult:
         body = orjson.dumps(self._body(messages, stop, options))
-        request_id = run_manager.run_id.hex if run_manager else None
-        key = _affinity(run_manager.metadata) if run_manager else None
         reply, endpoint = await self.pool.post(CHAT_PATH, body, key=key, request_id=request_id)
         try:
             return self._result(reply, endpoint, request_id)
@@ -274,6 +306,13 @@ def _as_openai(message: BaseMessage) -> dict[str, Any]:
     if role is not None and isinstance(message.content, str) and not getattr(message, "tool_calls", None):
         return {"role": role, "content": message.content}
     return convert_to_openai_messages(message)
+
+
+def _origin(
+    run_manager: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None,
+) -> tuple[str | None, str | None]:
+    """The id of a request, and the key of what it belongs to."""
+    return (run_manager.run_id.hex, _affinity(run_manager.metadata)) if run_manager else (None, None)
 
 
 def _affinity(metadata: Mapping[str, Any]) -> str | None:
