@@ -44,7 +44,9 @@ def generate(config: Path, *, out: Annotated[Path | None, OUT] = None, verbose: 
     from tutelage.telemetry.logs import configure_logs
 
     configure_logs(verbose=verbose)
-    # A polite kill is a Ctrl-C: what is finished is on disk, and the embedded model's server is ended with us.
+    # A polite kill is a Ctrl-C: what is finished is on disk, and the embedded model's server is ended with us. A shell that
+    # puts us in the background has SIGINT ignored, and with it SIGTERM would be: so it is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _as_interrupt)
     summary = run(config, out=out, progress=True)
     print(summary)

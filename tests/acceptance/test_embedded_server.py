@@ -127,7 +127,8 @@ async def test_it_stops_with_its_context_and_leaves_nothing() -> None:
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 from tutelage.serving.embedded import EmbeddedServer
 
 async def main():

@@ -157,9 +157,10 @@ def test_started_again_it_makes_nothing_more_and_a_higher_target_only_what_is_ow
 def test_interrupted_it_keeps_what_is_finished_and_goes_on(
     tmp_path: Path, endpoint: SimulatedEndpoint, kill: signal.Signals
 ) -> None:
+    """Also in the background of a shell, which has its jobs ignore SIGINT."""
     endpoint.configure(latency=Latency(first_token=0.05))
     config = project(tmp_path, endpoint)
-    process = start(config)
+    process = start(config, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     wait_for_transcripts(config, 3)
     process.send_signal(kill)
     _, err = process.communicate(timeout=20)
