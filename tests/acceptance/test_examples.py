@@ -84,7 +84,7 @@ def test_read_and_export(tmp_path: Path) -> None:
         briefs = [{"from": str(EXAMPLES / "briefs" / "language.jsonl")}]
         generate({"run": "r", "models": models, "briefs": briefs, "limits": {"messages": 4}}, out=tmp_path / "run")
     said = run(EXAMPLES / "read_and_export.py", tmp_path / "run", tmp_path / "out")
-    assert "[system] You are a tutor." in said
+    assert "[system] You are a patient tutor." in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"tutor-sft", "student-sft", "tutor-dpo"}
 
 
