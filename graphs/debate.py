@@ -23,8 +23,8 @@ from tutelage.agents.proponent import proponent
 
 def agreed(dialogue: Dialogue, limits: Limits) -> Outcome | None:
     """Over when the moderator's last ruling says that both hold the same answer."""
-    ruling = dialogue["turns"][-1].private["moderator"]
-    return completed(Reason.AGREED) if ruling["agreed"] else None
+    ruling = dialogue["turns"][-1].private.get("moderator")
+    return completed(Reason.AGREED) if ruling and ruling["agreed"] else None
 
 
 @needs("question", "answer", "misconception")
@@ -35,7 +35,7 @@ def debate() -> StateGraph[Dialogue, Cast]:
     graph.add_node("opponent", speak(opponent))
     graph.add_node("moderator", assess(moderator))
     graph.add_edge(START, "proponent")
-    graph.add_edge("proponent", "opponent")
+    graph.add_conditional_edges("proponent", stop_or("opponent", max_messages()))
     graph.add_edge("opponent", "moderator")
     graph.add_conditional_edges("moderator", stop_or("proponent", agreed, max_messages(), max_tokens))
     return graph

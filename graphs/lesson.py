@@ -14,7 +14,7 @@ from tutelage.checks.answers import mastered
 def lesson() -> StateGraph[Dialogue, Cast]:
     """Tutor, critic beside fact-checker, student."""
     graph = StateGraph(Dialogue, context_schema=Cast)
-    add_critique_loop(graph, tutor, reviewers=[critic, fact_checker], then="student")
+    add_critique_loop(graph, tutor, reviewers=[critic, fact_checker], then=stop_or("student", max_messages()))
     graph.add_node("student", speak(student))
     graph.add_edge(START, "tutor")
     graph.add_conditional_edges("student", stop_or("tutor", mastered, max_messages(), max_tokens))

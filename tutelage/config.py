@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from tutelage.errors import ConfigError
 
@@ -38,6 +38,7 @@ class ServeConfig(Section):
     python: str | None = None
     """The interpreter of the environment that vLLM lives in; this one if not given."""
     env: dict[str, str] = Field(default_factory=dict)
+    """`${NAME}` in its values is looked up when the servers are launched, and never written down."""
     args: list[str] = Field(default_factory=list)
     """Handed through to vLLM's server."""
 
@@ -228,8 +229,9 @@ def load_config(source: Path | str | Mapping[str, Any] | Config) -> Config:
     path = Path(source)
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the config {str(path)!r} cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is no UTF-8: {error}"
+        raise ConfigError(f"the config {str(path)!r} cannot be read: {reason}") from error
     try:
         data = yaml.safe_load(text)
         lines = dict(_lines(yaml.compose(text), ()))
@@ -241,13 +243,14 @@ def load_config(source: Path | str | Mapping[str, Any] | Config) -> Config:
 
 
 def _validated(data: dict[str, Any], source: str, lines: dict[tuple[Any, ...], int], folder: Path) -> Config:
-    if "folder" in data:
-        raise ConfigError(f"{source}: folder: unknown key")
+    for key in data:
+        if not isinstance(key, str) or key == "folder":
+            raise ConfigError(f"{source}: {key}: unknown key (YAML takes a bare on, off, yes or no for true or false)")
     try:
         return Config(**_resolve(data, ()), folder=folder)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(source, lines, dict(each)) for each in error.errors())) from error
-    except ConfigError as error:
+    except (ConfigError, SettingsError) as error:
         raise ConfigError(f"{source}: {error}") from error
 
 
@@ -257,8 +260,8 @@ def _resolve(value: Any, path: tuple[str, ...]) -> Any:
         return {key: _resolve(each, (*path, str(key))) for key, each in value.items()}
     if isinstance(value, list):
         return [_resolve(each, path) for each in value]
-    if not isinstance(value, str) or path[-1:] == ("api_key",):
-        return value
+    if not isinstance(value, str) or path[-1:] == ("api_key",) or path[-2:-1] == ("env",):
+        return value  # a secret, or perhaps one: looked up when it is used
 
     def look_up(match: re.Match[str]) -> str:
         name = match.group(1)

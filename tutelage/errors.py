@@ -14,6 +14,7 @@ What the user can mend ends the command with exit code 2 and a message that says
     │   └── EmbeddedError           the embedded model could not be fetched or started
     └── CallError                 a model call: fails the dialogue, with `reason`
         ├── EndpointUnreachable     no replica answered, after all retries: the dialogue stays owed, the run stops (exit 3)
+        ├── EndpointFailed          the endpoint answers other requests, but not this one: fails its dialogue
         ├── EndpointRefused         the endpoint refused the request and would again
         │   ├── ContextExceeded       prompt and completion do not fit the model's context
         │   ├── SchemaRefused         the endpoint cannot follow the schema
@@ -69,12 +70,23 @@ class CallError(TutelageError):
     reason: ClassVar[str] = "call_failed"
     """What the transcript's `outcome.reason` says."""
 
+    def __init__(self, message: str, replies: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.replies = replies
+        """Replies before it that could not be used, for the transcript's `unfinished`."""
+
 
 class EndpointUnreachable(CallError):
     """No replica of a model answered, after all retries."""
 
     exit_code = 3
     reason = "endpoint_unreachable"
+
+
+class EndpointFailed(CallError):
+    """The endpoint answered other requests meanwhile, but never this one, after all retries."""
+
+    reason = "endpoint_failed"
 
 
 class EndpointRefused(CallError):
@@ -112,11 +124,6 @@ class ShapeError(CallError):
     """A reply is empty or does not fit its schema, after the repairs."""
 
     reason = "wrong_shape"
-
-    def __init__(self, message: str, replies: Sequence[object] = ()) -> None:
-        super().__init__(message)
-        self.replies = replies
-        """The replies that did not fit, for the transcript's `unfinished`."""
 
 
 class EmbeddedError(UserError):

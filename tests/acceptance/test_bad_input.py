@@ -124,7 +124,7 @@ def test_an_endpoint_that_does_not_answer_is_exit_code_3(tmp_path: Path, capsys:
     said = refused(capsys, "generate", project(tmp_path), code=3)
     assert "models.m: " in said
     assert "127.0.0.1:9" in said
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs" / "r").exists()
 
 
 def test_a_model_that_the_endpoint_does_not_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,43 @@ def test_a_torn_last_line_is_cut_and_its_dialogue_made_again(tmp_path: Path, end
     assert len(transcripts(config)) == BRIEFS
 
 
+def test_a_last_line_without_its_newline_is_a_torn_one(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
+    config = project(tmp_path, endpoint)
+    finish(config)
+    file = tmp_path / "run" / "transcripts" / "00000.jsonl"
+    os.truncate(file, file.stat().st_size - 1)
+    (tmp_path / "run" / "ledger.db").unlink()
+    assert "12 of 12 dialogues completed" in finish(config)[1]
+    assert lines(config) == len(transcripts(config)) == BRIEFS
+
+
+def test_transcripts_that_are_gone_are_owed_again_whatever_the_ledger_says(
+    tmp_path: Path, endpoint: SimulatedEndpoint
+) -> None:
+    config = project(tmp_path, endpoint)
+    finish(config)
+    (tmp_path / "run" / "transcripts" / "00000.jsonl").unlink()
+    assert finish(config)[0] == 0
+    assert lines(config) == BRIEFS
+
+
+def test_a_key_that_is_refused_in_mid_run_stops_it_and_uses_no_dialogue_up(
+    tmp_path: Path, endpoint: SimulatedEndpoint
+) -> None:
+    endpoint.configure(latency=Latency(first_token=0.05))
+    config = project(tmp_path, endpoint)
+    process = start(config)
+    wait_for_transcripts(config, 2)
+    endpoint.inject(Fault(kind="status", status=401))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert "Traceback" not in err
+    assert all(transcript.outcome.status == "completed" for transcript in transcripts(config))
+    endpoint.clear_faults()
+    assert finish(config)[0] == 0
+    assert lines(config) == BRIEFS
+
+
 def test_a_ledger_that_is_lost_or_no_database_is_made_again_from_the_transcripts(
     tmp_path: Path, endpoint: SimulatedEndpoint
 ) -> None:

@@ -20,6 +20,7 @@ from tutelage.errors import (
     CallError,
     ConfigError,
     ContextExceeded,
+    EndpointFailed,
     EndpointRefused,
     EndpointUnreachable,
     ModelNotServed,
@@ -494,3 +495,18 @@ async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     while not await asyncio.to_thread(holds):
         assert time.monotonic() < deadline, "it did not come about"
         await asyncio.to_thread(given_up.wait, 0.02)
+
+
+async def test_a_request_that_alone_always_fails_is_its_own_failure_and_not_the_endpoint_s() -> None:
+    """A run must not stop for one prompt that its server cannot stand."""
+    with SimulatedEndpoint() as endpoint:
+        endpoint.inject(Fault(kind="status", status=500, requests="shaped"))
+        shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
+        async with EndpointPool(endpoint.url, retries=3) as pool:
+            failing = asyncio.create_task(pool.post(CHAT, body(response_format=shape)))
+            while not failing.done():
+                await pool.post(CHAT, body())
+            with pytest.raises(EndpointFailed, match="other requests were answered meanwhile"):
+                await failing
+            with pytest.raises(EndpointUnreachable):
+                await pool.post(CHAT, body(response_format=shape))

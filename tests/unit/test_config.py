@@ -124,3 +124,25 @@ def test_a_config_that_is_not_there_or_no_mapping(tmp_path: Path) -> None:
 def test_a_mapping_does_as_well_as_a_file() -> None:
     config = load_config({"run": "r", "briefs": [{"from": "b.jsonl"}]})
     assert config.model_of("tutor") is None
+
+
+def test_a_secret_for_servers_that_are_launched_is_not_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf-very-secret")
+    small = '{serve: {model: Qwen/Qwen3-4B, env: {HF_TOKEN: "${HF_TOKEN}"}}}'
+    text = GOOD.replace('{url: ["http://gpu-2:8000/v1", "http://gpu-3:8000/v1"], model: Qwen/Qwen3-4B}', small)
+    written = str(load_config(write(tmp_path, text)).as_written())
+    assert "${HF_TOKEN}" in written
+    assert "hf-very-secret" not in written
+
+
+def test_what_yaml_or_the_environment_make_of_a_text_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="True: unknown key"):
+        load_config(write(tmp_path, GOOD + "on: true\n"))
+    (tmp_path / "latin.yaml").write_bytes("run: caf\xe9".encode("latin-1"))
+    with pytest.raises(ConfigError, match="no UTF-8"):
+        load_config(tmp_path / "latin.yaml")
+    monkeypatch.setenv("TUTELAGE_LIMITS", "abc")
+    with pytest.raises(ConfigError, match="limits"):
+        load_config(write(tmp_path, GOOD))

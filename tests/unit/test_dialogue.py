@@ -22,7 +22,7 @@ from tutelage.agents import critic, fact_checker, student, tutor
 from tutelage.dialogue.nodes import review
 from tutelage.dialogue.stopping import Reason, max_tokens, outcome_of
 from tutelage.dialogue.turn import Outcome
-from tutelage.errors import GraphError, PromptError, ShapeError
+from tutelage.errors import ContextExceeded, GraphError, PromptError, ShapeError
 from tutelage.graphs.debate import debate
 from tutelage.graphs.lesson import lesson
 from tutelage.testing import ScriptedModel
@@ -193,6 +193,23 @@ async def test_a_reply_that_never_fits_fails_the_dialogue_with_what_was_said() -
     with pytest.raises(ShapeError, match="'critic' gave 3 replies that do not fit") as failure:
         await play({"tutor": ["a"], "critic": ["no JSON"], "fact_checker": [ACCEPT], "student": ["b"]})
     assert len(failure.value.replies) == 3
+
+
+async def test_a_misfit_is_kept_when_the_repair_s_call_fails() -> None:
+    with pytest.raises(ContextExceeded) as failure:
+        await play({"tutor": ["a"], "critic": ["junk", ContextExceeded("too long")], "fact_checker": [ACCEPT]})
+    assert [step.text for step in failure.value.replies] == ["junk"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("messages", [1, 2, 3, 5])
+@pytest.mark.parametrize("make_graph", [lesson, debate], ids=["lesson", "debate"])
+async def test_there_are_never_more_messages_than_the_limit(make_graph: Any, messages: int) -> None:
+    script = {role: ["Hm."] for role in ("tutor", "student", "proponent", "opponent")}
+    reviews = {"critic": [ACCEPT], "fact_checker": [ACCEPT]}
+    ruling = {"moderator": [{"proponent_answer": "x", "opponent_answer": "y", "agreed": False}]}
+    dialogue, outcome, _ = await play({**script, **reviews, **ruling}, make_graph, messages=messages)
+    assert len(dialogue["turns"]) == messages
+    assert outcome.reason == Reason.OUT_OF_TURNS
 
 
 async def test_an_empty_reply_is_asked_for_again() -> None:

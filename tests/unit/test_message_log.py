@@ -77,15 +77,6 @@ def test_what_was_forgotten_is_kept_again(monkeypatch: pytest.MonkeyPatch, write
         assert prompts.messages(FIRST.sha256) == FIRST.as_dicts()
 
 
-def test_lines_that_could_not_be_written_are_taken_again() -> None:
-    log = MessageLog()
-    log.keep("d0", FIRST)
-    lines = log.take()
-    log.keep("d0", SECOND)
-    log.put_back(lines)
-    assert log.take() == logged(FIRST, SECOND)
-
-
 def test_a_torn_line_hides_nothing_that_was_written_again(write: Callable[[bytes], Path]) -> None:
     """A crash tears a line; the next process appends, on the same line and on new ones."""
     whole = logged(FIRST)

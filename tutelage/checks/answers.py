@@ -29,9 +29,12 @@ def states(text: str, forms: Iterable[str]) -> bool:
 def _stands_in(form: str, text: str) -> bool:
     if not form or form not in text:  # most often; and making a pattern takes a hundred times as long
         return False
-    # A digit, a letter, or a decimal point or slash within a number on either side makes it another word.
-    return re.search(rf"(?<![\w])(?<!\d[./,]){re.escape(form)}(?![\w])(?![./,]\d)", text) is not None
+    # A letter or a digit on either side makes it another word; so does a point or slash within a number, or a sign.
+    sign = r"(?<![-+])(?<!\d )" if form[0].isdigit() else ""
+    return re.search(rf"(?<!\w)(?<!\d[./,]){sign}{re.escape(form)}(?!\w)(?![./,]\d)", text) is not None
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold().replace("*", "").replace("`", "")).strip()
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    without_emphasis = re.sub(r"\*\*|`|(?<!\w)\*|\*(?!\w)", "", plain)
+    return re.sub(r"\s+", " ", without_emphasis).strip()

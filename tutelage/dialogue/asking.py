@@ -16,7 +16,7 @@ from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.prompt import Message, Prompt
 from tutelage.dialogue.turn import Call, Step
-from tutelage.errors import ShapeError
+from tutelage.errors import CallError, ShapeError
 
 REPAIRS = 2
 """How often a reply that is empty or does not fit its schema is asked for again."""
@@ -96,7 +96,11 @@ async def _ask(
 ) -> Reply[Value]:
     misfits: list[Step] = []
     for candidate in range(1 + REPAIRS):
-        text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
+        try:
+            text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
+        except CallError as error:
+            error.replies = misfits
+            raise
         try:
             return Reply(text=text, value=read(text), call=call, misfits=misfits)
         except ValueError as error:  # pydantic's ValidationError is one

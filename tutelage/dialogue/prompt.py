@@ -170,7 +170,10 @@ class PromptLibrary:
         for folder in self._folders:
             path = folder / f"{name}.md"
             if path.is_file():
-                return str(path), path.read_text(encoding="utf-8")
+                try:
+                    return str(path), path.read_text(encoding="utf-8-sig")
+                except (OSError, UnicodeDecodeError) as error:
+                    raise PromptError(f"prompt {name!r} ({path}) cannot be read: {error}") from error
         built_in = resources.files("tutelage.prompts") / f"{name}.md"
         if built_in.is_file():
             return f"tutelage/prompts/{name}.md", built_in.read_text(encoding="utf-8")

@@ -46,7 +46,8 @@ class Issue(BaseModel):
     dimension: str
     """What it is about: correctness, leak, clarity, tone, …"""
     severity: Literal["block", "major", "minor"]
-    """A minor issue alone sends nothing back."""
+    """How much is wrong: after the last revision, the draft with the fewest blocking issues is kept, then major, then
+    minor."""
     span: str = ""
     """The words of the draft that are meant."""
     evidence: str = ""

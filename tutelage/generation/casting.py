@@ -92,6 +92,7 @@ async def cast_of(
             players = {role: Player(model=model, sampling=_sampling(config, role)) for role, model in models.items()}
             served: dict[str | None, _Served] = {}
         elif embedded:
+            _refuse_adapters(config)
             served = {None: await _start_embedded(stack, logs)}
         else:
             names = dict.fromkeys(_model_of(config, role) for role in graph.roles)
@@ -103,6 +104,8 @@ async def cast_of(
             log.info("token_limit_lowered", limit=limits.tokens, max_model_len=longest)
             limits = replace(limits, tokens=longest)
         cast = Cast(players=players, prompts=prompts, limits=limits, seed=config.seed)
+        for role in graph.roles:
+            cast.player(role)  # whom nobody plays is an error now, not in mid-run
         yield Casting(cast=cast, at_once=EMBEDDED_SLOTS if embedded else None, embedded=embedded)
 
 
@@ -121,6 +124,12 @@ def _model_of(config: Config, role: str) -> str | None:
         return config.model_of(role)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _refuse_adapters(config: Config) -> None:
+    for role, settings in config.roles.items():
+        if settings.adapter is not None:
+            raise ConfigError(f"roles.{role}.adapter: the embedded model has none; name your own model under `models:`")
 
 
 async def _start_embedded(stack: AsyncExitStack, logs: Path | None) -> _Served:

@@ -28,6 +28,9 @@ log = structlog.get_logger()
 MANY_PER_BRIEF = 10
 """More dialogues than this of one brief grow alike (arXiv 2410.15226)."""
 
+CHECKED_BRIEFS = 200
+"""So many briefs have their prompts rendered before a run begins: a prompt that fails for some of them is found early."""
+
 COLLECT_EVERY = 20_000
 """New objects that are not freed by themselves, between two collections of the youngest generation; Python's own 700."""
 
@@ -113,12 +116,12 @@ async def agenerate(
     briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make)
     _check_prompts(config, loaded, briefs)
     path = Path("runs") / config.run if out is None else Path(out)
-    async with cast_of(config, loaded, models=models, logs=path / "logs") as casting:
-        folder = RunFolder(path, config)
-        try:
+    folder = RunFolder(path, config)
+    try:
+        async with cast_of(config, loaded, models=models, logs=folder.logs) as casting:
             return await _run(config, loaded, briefs, folder, casting, progress)
-        finally:
-            folder.close()
+    finally:
+        folder.close()
 
 
 async def _run(
@@ -159,8 +162,9 @@ async def _run(
 
 def _check_prompts(config: Config, graph: LoadedGraph, briefs: BriefIndex) -> None:
     prompts = prompt_library(config, graph)
-    for agent in graph.agents:
-        check_prompts(agent, {"brief": briefs.brief(0)}, prompts)
+    for position in range(min(len(briefs), CHECKED_BRIEFS)):
+        for agent in graph.agents:
+            check_prompts(agent, {"brief": briefs.brief(position)}, prompts)
 
 
 def _say_what_is_odd(config: Config, briefs: int, folder: RunFolder, casting: Casting) -> None:

@@ -67,6 +67,8 @@ class Ledger:
     def __init__(self, path: Path, transcripts: Path) -> None:
         try:
             self._database = _open(path)
+        except sqlite3.OperationalError as error:
+            raise RunFolderError(f"the ledger {path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             # It holds nothing that the transcripts do not: made anew, it loses nothing.
             log.warning("ledger_rebuilt", file=str(path), error=str(error))
@@ -123,9 +125,17 @@ class Ledger:
 
     def _catch_up(self, transcripts: Path) -> None:
         indexed: dict[str, int] = dict(self._database.execute("SELECT name, indexed FROM shards"))
-        for path in shards(transcripts) if transcripts.is_dir() else []:
-            if (start := indexed.get(path.name, 0)) < path.stat().st_size:
-                self.finish(_entries(path, start))
+        sizes = {path.name: path.stat().st_size for path in shards(transcripts)}
+        for name, end in indexed.items():
+            if end > sizes.get(name, 0):  # lost or cut: what it held is not done any more
+                log.warning("transcripts_lost", file=name)
+                with self._database:
+                    self._database.execute("DELETE FROM dialogues WHERE shard = ?", (name,))
+                    self._database.execute("DELETE FROM shards WHERE name = ?", (name,))
+                indexed[name] = 0
+        for name, size in sizes.items():
+            if indexed.get(name, 0) < size:
+                self.finish(_entries(transcripts / name, indexed.get(name, 0)))
 
 
 def _entries(path: Path, start: int) -> Iterator[Entry]:
@@ -133,6 +143,8 @@ def _entries(path: Path, start: int) -> Iterator[Entry]:
     with path.open("rb") as file:
         file.seek(start)
         for line in file:
+            if not line.endswith(b"\n"):
+                return  # torn: the store cuts it off, and its dialogue is owed again
             location = Location(shard=path.name, offset=offset, length=len(line))
             offset += len(line)
             try:

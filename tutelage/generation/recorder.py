@@ -29,6 +29,7 @@ class _Order:
     begun: tuple[str, str] | None = None
     """A dialogue, as (id, brief), that is under way now."""
     transcript: Transcript | None = None
+    line: bytes = field(default=b"", repr=False)
     prompts: bytes = field(default=b"", repr=False)
 
 
@@ -37,12 +38,17 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._messages = MessageLog()
-        self._message_file = AppendFile(folder.messages)
-        self._store = TranscriptStore(folder.transcripts)
+        try:
+            self._message_file = AppendFile(folder.messages)
+            self._store = TranscriptStore(folder.transcripts)
+        except OSError as error:
+            raise RunFolderError(f"the run folder {str(folder.path)!r} cannot be written: {error}") from error
         self._ledger = ledger
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._loop: asyncio.AbstractEventLoop
+        self._broken: RunFolderError | None = None
+        """Why nothing more is written: a transcript must not come without the prompts that an earlier batch lost."""
 
     async def __aenter__(self) -> "Recorder":
         """Starts the thread."""
@@ -65,14 +71,14 @@ class Recorder:
         """Notes that a dialogue is under way. Nobody waits for that: after a crash it is owed all the same."""
         self._orders.put(_Order(self._loop.create_future(), begun=(dialogue, brief)))
 
-    async def finish(self, transcript: Transcript) -> None:
-        """Returns once the transcript, its prompts and its ledger entry are on disk.
+    async def finish(self, transcript: Transcript, line: bytes) -> None:
+        """Returns once a transcript, as its line, its prompts and its ledger entry are on disk.
 
         Raises:
-            RunFolderError: They could not be written, and nothing of them was.
+            RunFolderError: They could not be written, or something before them could not: then nothing more is.
         """
         self._messages.forget(transcript.id)
-        order = _Order(self._loop.create_future(), transcript=transcript, prompts=self._messages.take())
+        order = _Order(self._loop.create_future(), transcript=transcript, line=line, prompts=self._messages.take())
         self._orders.put(order)
         await order.done
 
@@ -84,8 +90,9 @@ class Recorder:
                 orders.append(self._orders.get())
             more = None not in orders
             batch = [order for order in orders if order is not None]
-            error = self._write(batch)
-            self._loop.call_soon_threadsafe(_tell, batch, error)
+            if self._broken is None:
+                self._broken = self._write(batch)
+            self._loop.call_soon_threadsafe(_tell, batch, self._broken)
 
     def _write(self, orders: Sequence[_Order]) -> RunFolderError | None:
         finished = [order.transcript for order in orders if order.transcript]
@@ -95,8 +102,7 @@ class Recorder:
             if begun := [order.begun for order in orders if order.begun]:
                 self._ledger.begin(begun)
             if finished:
-                lines = [transcript.model_dump_json(by_alias=True).encode() + b"\n" for transcript in finished]
-                locations = self._store.append(lines)
+                locations = self._store.append([order.line for order in orders if order.transcript])
                 self._ledger.finish(map(Entry.of, finished, locations))
         except (OSError, sqlite3.Error) as error:
             return RunFolderError(

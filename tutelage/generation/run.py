@@ -20,8 +20,8 @@ from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import outcome_of
-from tutelage.dialogue.turn import Attempt, Call, Outcome, Step
-from tutelage.errors import CallError, EndpointUnreachable, RunFolderError, ShapeError
+from tutelage.dialogue.turn import Attempt, Call, Outcome, Step, Turn
+from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, UserError
 from tutelage.generation.progress import Tally
 from tutelage.generation.recorder import Recorder
 from tutelage.generation.registry import LoadedGraph
@@ -91,7 +91,8 @@ class Run:
 
         Raises:
             EndpointUnreachable: A model could not be reached any more. What was under way is owed still.
-            RunFolderError: The run folder cannot be written.
+            AuthRefused, ModelNotServed: An endpoint has come to want another key, or to serve another model.
+            UserError: The run folder cannot be written, a prompt does not render for some brief, a briefs file changed.
         """
         slots = self._slots()
         try:
@@ -127,27 +128,43 @@ class Run:
             with structlog.contextvars.bound_contextvars(dialogue=owed.id):
                 brief = self._briefs.brief(owed.position)
                 self._recorder.begin(owed.id, brief.id)
-                transcript = await self._converse(owed.id, brief)
-                await self._recorder.finish(transcript)
+                transcript, line = await self._converse(owed.id, brief)
+                await self._recorder.finish(transcript, line)
                 self._count(transcript.outcome)
         finally:
             self._tally.under_way -= 1
             self._freed.set()
 
-    async def _converse(self, id_: str, brief: Brief) -> Transcript:
+    async def _converse(self, id_: str, brief: Brief) -> tuple[Transcript, bytes]:
+        """Plays a dialogue to its end, whichever that is: its transcript, and the line that is to be kept of it."""
         started = datetime.now(UTC)
         witness = Witness({"id": id_, "brief": brief, "turns": []}, self._tally)
         try:
             await self._play(witness)
             outcome = outcome_of(self._graph.graph, witness.dialogue, self._cast.limits)
-        except (EndpointUnreachable, RunFolderError):
-            raise  # the run's matter, not this dialogue's
-        except Exception as error:
+        except (EndpointUnreachable, AuthRefused, ModelNotServed, UserError):
+            raise  # the run's matter, not this dialogue's, which stays owed
+        except Exception as error:  # noqa: BLE001 - a graph of the user's own may raise anything
             outcome = _failure(error)
             witness.add_misfits(error)
-            expected = isinstance(error, CallError | GraphRecursionError)
-            log.warning("dialogue_failed", reason=outcome.reason, error=outcome.detail, exc_info=not expected)
-        turns, unfinished = witness.dialogue.get("turns", []), witness.unfinished()
+        try:
+            transcript = self._transcript(
+                id_, brief, started, outcome, witness.dialogue.get("turns", []), witness.unfinished()
+            )
+            return transcript, transcript.as_line()
+        except Exception as error:  # noqa: BLE001 - a node of the user's own left what is no turn, or no JSON
+            transcript = self._transcript(id_, brief, started, _failure(error), [], None)
+            return transcript, transcript.as_line()
+
+    def _transcript(
+        self,
+        id_: str,
+        brief: Brief,
+        started: datetime,
+        outcome: Outcome,
+        turns: list[Turn],
+        unfinished: Unfinished | None,
+    ) -> Transcript:
         calls = list(calls_of(turns, unfinished))
         return Transcript(
             id=id_,
@@ -207,7 +224,7 @@ class Witness:
 
     def add_misfits(self, error: Exception) -> None:
         """Keeps the replies that an error says did not fit."""
-        if isinstance(error, ShapeError):
+        if isinstance(error, CallError) and error.replies:
             self._since.append({"steps": list(error.replies)})
 
     def unfinished(self) -> Unfinished | None:
@@ -247,4 +264,6 @@ def _failure(error: Exception) -> Outcome:
         reason = "endless"
     else:
         reason = f"error:{type(error).__name__}"
+    expected = isinstance(error, CallError | GraphRecursionError)
+    log.warning("dialogue_failed", reason=reason, error=str(error), exc_info=None if expected else error)
     return Outcome(status="failed", reason=reason, detail=str(error))

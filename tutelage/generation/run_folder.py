@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
+        self._is_new = not path.exists()
         self.changed: list[str] = []
         """The config's keys that are not what they were when the folder was opened last."""
         self._refuse_strangers()
@@ -61,7 +63,9 @@ class RunFolder:
         return self.path / "logs"
 
     def close(self) -> None:
-        """Lets other processes have the folder."""
+        """Lets other processes have the folder. One that was made for nothing is taken away again."""
+        if self._is_new and not self.transcripts.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
     def _refuse_strangers(self) -> None:

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from yarl import URL
 
-from tutelage.errors import ConfigError, EndpointRefused, EndpointUnreachable, ModelNotServed
+from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable, ModelNotServed
 from tutelage.serving.refusals import can_heal, refusal, words
 
 AVOID_SECONDS: Final = 5.0
@@ -136,7 +136,9 @@ class EndpointPool:
 
         Raises:
             EndpointRefused: In one of its kinds: the request would be refused again.
-            EndpointUnreachable: No replica answered, or all had transient faults, until the retries were used up.
+            EndpointFailed: Other requests were answered meanwhile, this one had transient faults until the retries were
+                used up.
+            EndpointUnreachable: No replica answered anything, until the retries were used up.
         """
         request = _Request("POST", path, self._timeout, body, key, request_id)
         return await self._send(request, self._replicas, self._retries)
@@ -201,6 +203,7 @@ class EndpointPool:
             return await self._attempt(request, replicas)
         except _Fault as fault:
             first: list[_Fault] = [fault]
+            failed_at = time.monotonic()
 
         async def attempt() -> tuple[dict[str, Any], str]:
             # The attempt that was made without tenacity is its first one, so that it costs nothing where nothing fails.
@@ -219,7 +222,10 @@ class EndpointPool:
             return await retrying(attempt)
         except _Fault:
             pass
-        raise _unreachable(request)
+        unreachable = _unreachable(request)
+        if any(replica.answered_at > failed_at for replica in replicas):
+            raise EndpointFailed(f"other requests were answered meanwhile, but not this one: {unreachable}")
+        raise unreachable
 
     async def _attempt(self, request: "_Request", replicas: "Sequence[_Replica]") -> tuple[dict[str, Any], str]:
         replica = self._choose(request, replicas)
@@ -237,6 +243,7 @@ class EndpointPool:
         # A request that was sent before the failure says nothing: a server that drains still finishes what it has.
         if replica.avoided_until and replica.failures == failures:
             replica.recover()
+        replica.answered_at = time.monotonic()
         return reply, replica.url
 
     def _choose(self, request: "_Request", replicas: "Sequence[_Replica]") -> "_Replica":
@@ -335,6 +342,8 @@ class _Replica:
     failures: int = 0
     avoided_until: float = 0.0
     """On the monotonic clock; 0 while it is well."""
+    answered_at: float = 0.0
+    """When it last gave a whole reply, on the monotonic clock."""
     addresses: dict[str, URL] = field(default_factory=dict)
 
     def address(self, path: str) -> URL:

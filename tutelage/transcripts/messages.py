@@ -68,10 +68,6 @@ class MessageLog:
         lines, self._lines = self._lines, []
         return b"".join(lines)
 
-    def put_back(self, lines: bytes) -> None:
-        """Takes lines back that could not be written."""
-        self._lines.insert(0, lines)
-
     def _is_shared(self, sha256: str) -> bool:
         if sha256 in self._shared:
             self._shared.move_to_end(sha256)

@@ -82,6 +82,14 @@ class Transcript(Record):
     versions: dict[str, str] = Field(default_factory=dict)
     """Of what it was made with."""
 
+    def as_line(self) -> bytes:
+        """The transcript as its line in a file, the newline included.
+
+        Raises:
+            ValueError: Something in it is no JSON.
+        """
+        return self.model_dump_json(by_alias=True).encode() + b"\n"
+
     def calls(self) -> Iterator[Call]:
         """Every model call of the dialogue."""
         yield from calls_of(self.turns, self.unfinished)
