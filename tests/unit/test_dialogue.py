@@ -165,17 +165,18 @@ async def test_a_reply_that_does_not_fit_is_asked_for_again_with_the_error_and_k
     assert len({options["seed"] for role, _, options in model.calls if role == "critic"}) == 3
 
 
-async def test_a_verdict_that_sends_back_for_nothing_is_no_verdict() -> None:
-    dialogue, _, model = await play(
+async def test_a_verdict_that_points_at_nothing_sends_nothing_back() -> None:
+    dialogue, _, _ = await play(
         {
             "tutor": ["a"],
-            "critic": [{"verdict": "revise", "issues": []}, ACCEPT],
+            "critic": [{"verdict": "revise", "issues": []}],
             "fact_checker": [ACCEPT],
             "student": ["5/6"],
         }
     )
-    assert len(dialogue["turns"][0].attempts) == 1
-    assert "needs an issue" in model.prompts("critic")[1][-1][1]
+    (attempt,) = dialogue["turns"][0].attempts
+    assert (attempt.status, attempt.forced) == ("accepted", False)
+    assert attempt.reviews[0].verdict == "revise"
 
 
 async def test_a_raw_tab_in_a_text_is_no_misfit() -> None:

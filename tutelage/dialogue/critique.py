@@ -48,7 +48,7 @@ def add_critique_loop(
     """Adds a speaker whose drafts are reviewed before they are said.
 
     The speaker's node has the name of its role, and so have the reviewers', who work in parallel. A draft is accepted
-    when every reviewer accepts it; otherwise it goes back with their issues. After the last revision the best draft is
+    when no reviewer has an issue to send it back for; otherwise it goes back with their issues. After the last revision the best draft is
     kept, marked `forced`.
 
     Args:
@@ -82,5 +82,6 @@ def best_draft(attempts: Sequence[Attempt]) -> int:
 
 def _with_reviews(attempt: Attempt, reviews: Sequence[Review], order: Sequence[str]) -> Attempt:
     in_order = sorted(reviews, key=lambda review: order.index(review.role))
-    accepted = all(review.verdict == "accept" for review in in_order)
+    # A critique that points at nothing gives the speaker nothing to mend, so it sends nothing back.
+    accepted = not any(review.verdict == "revise" and review.issues for review in in_order)
     return attempt.model_copy(update={"reviews": in_order, "status": "accepted" if accepted else "rejected"})

@@ -1,8 +1,8 @@
 """What was said in a dialogue, and how it came to be said: the records that a transcript is made of."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
@@ -63,12 +63,6 @@ class Verdict(BaseModel):
 
     verdict: Literal["accept", "revise"]
     issues: list[Issue] = Field(default_factory=list, max_length=3)
-
-    @model_validator(mode="after")
-    def _sent_back_for_something(self) -> Self:
-        if self.verdict == "revise" and not self.issues:
-            raise ValueError('a verdict of "revise" needs an issue that says what is to be mended')
-        return self
 
 
 class Review(Record):
