@@ -48,8 +48,8 @@ def add_critique_loop(
     """Adds a speaker whose drafts are reviewed before they are said.
 
     The speaker's node has the name of its role, and so have the reviewers', who work in parallel. A draft is accepted
-    when no reviewer has an issue to send it back for; otherwise it goes back with their issues. After the last revision the best draft is
-    kept, marked `forced`.
+    when no reviewer has an issue to send it back for; otherwise it goes back with their issues. After the last revision
+    the best draft is kept, marked `forced`.
 
     Args:
         graph: The graph to add to.
