@@ -338,6 +338,21 @@ async def test_a_debate_ends_when_the_moderator_finds_them_agreed() -> None:
     assert [step.kind for step in dialogue["turns"][1].steps] == ["assessment"]
 
 
+async def test_agreed_with_the_last_message_is_agreed() -> None:
+    """The rule that counts is that of the route which ended it, not one of an earlier route that applies by now, too."""
+    dialogue, outcome, _ = await play(
+        {
+            "proponent": ["5/6."],
+            "opponent": ["5/6 then."],
+            "moderator": [{"proponent_answer": "5/6", "opponent_answer": "5/6", "agreed": True}],
+        },
+        debate,
+        messages=2,
+    )
+    assert len(dialogue["turns"]) == 2
+    assert outcome.reason == Reason.AGREED
+
+
 async def test_a_prompt_that_uses_what_its_role_may_not_see_is_an_error_that_says_so() -> None:
     def nosy() -> Any:
         graph = StateGraph(Dialogue, context_schema=Cast)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from langgraph.graph import END, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast, Limits
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Call, Outcome, Turn
@@ -98,15 +99,20 @@ def outcome_of(graph: StateGraph[Any, Any, Any, Any], dialogue: Dialogue, limits
     """How a dialogue whose graph has come to its end ended: as a node has set it, or as a stop rule says."""
     if outcome := dialogue.get("outcome"):
         return outcome
-    said = (router.outcome(dialogue, limits) for router in _routers(graph))
+    last = dialogue["turns"][-1].role if dialogue.get("turns") else None
+    # The route behind another speaker did not end it, though its rules may apply by now, too.
+    said = (router.outcome(dialogue, limits) for speaker, router in _routers(graph) if speaker in (None, last))
     return next((outcome for outcome in said if outcome), completed(Reason.ENDED))
 
 
-def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[Router]:
-    for branches in graph.branches.values():
+def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[tuple[str | None, Router]]:
+    """The graph's routes, each with the role behind whose turns it stands; None where it stands behind a judge."""
+    for node, branches in graph.branches.items():
+        agent = getattr(getattr(graph.nodes[node].runnable, "afunc", None), "agent", None) if node != START else None
+        speaker = agent.role if isinstance(agent, Agent) and agent.task is None else None
         for branch in branches.values():
             if isinstance(router := getattr(branch.path, "afunc", None), Router):
-                yield router
+                yield router.speaker or speaker, router
 
 
 def _calls(turns: list[Turn]) -> Iterator[Call]:
