@@ -5,7 +5,7 @@
 All competitors make the same dialogues, of the same calls, at a simulated endpoint that answers at once from a process
 of its own. Each plays in a fresh process; imports and a warm-up are not counted. They take turns, round by round, so
 that the machine's moods meet all of them; figures are medians over the rounds, and ratios are taken within a round.
-Exits with 1 if a bound of DESIGN.md's budgets is missed.
+Exits with 1 if a bound is missed.
 """
 
 import argparse
