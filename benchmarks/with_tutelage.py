@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from benchmarks.lesson import MAX_TOKENS, Job, Script
 from tutelage import Brief, agenerate
 from tutelage.config import load_config
-from tutelage.generation.casting import cast_of
+from tutelage.generation.casting import cast_of, prompt_library
 from tutelage.generation.registry import load_graph
 
 ROLES = ("tutor", "critic", "fact_checker", "student")
@@ -30,7 +30,7 @@ async def play_graph_only(job: Job) -> None:
     graph = loaded.graph.compile()
     briefs = {brief.id: brief for brief in map(Brief.model_validate_json, job.briefs.read_text().splitlines())}
     slots = asyncio.Semaphore(job.concurrency)
-    async with cast_of(config, loaded) as casting:
+    async with cast_of(config, loaded, prompt_library(config, loaded)) as casting:
 
         async def one(script: Script) -> None:
             limit: RunnableConfig = {"recursion_limit": 1000}

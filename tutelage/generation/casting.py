@@ -10,7 +10,7 @@ import structlog
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.config import Config, RoleConfig
-from tutelage.dialogue.cast import Cast, Limits, Player
+from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.errors import ConfigError, EndpointRefused, EndpointUnreachable
 from tutelage.generation.registry import LoadedGraph
@@ -65,6 +65,7 @@ def prompt_library(config: Config, graph: LoadedGraph) -> PromptLibrary:
 async def cast_of(
     config: Config,
     graph: LoadedGraph,
+    prompts: PromptLibrary,
     *,
     models: Mapping[str, BaseChatModel] | None = None,
     logs: Path | None = None,
@@ -74,22 +75,24 @@ async def cast_of(
     Args:
         config: The run's config.
         graph: The graph whose roles are to be played.
+        prompts: The run's prompts.
         models: Models to use instead of the config's, by role; `default` plays the others.
         logs: The folder for the log of the embedded model's server.
 
     Raises:
-        ConfigError: A role is not the graph's, or nobody plays it.
+        ConfigError: Nobody plays one of the roles.
         EndpointUnreachable: No replica of a model answers.
         EndpointRefused: An endpoint does not serve the model or an adapter, or wants another key.
         EmbeddedError: The embedded model cannot be fetched or started.
     """
-    check_roles(config, graph)
     limits = Limits(**config.limits.model_dump())
-    prompts = prompt_library(config, graph)
     async with AsyncExitStack() as stack:
         embedded = models is None and not config.models
         if models is not None:
-            players = {role: Player(model=model, sampling=_sampling(config, role)) for role, model in models.items()}
+            played = {role: models.get(role, models.get(DEFAULT_PLAYER)) for role in graph.roles}
+            players = {
+                role: Player(model=model, sampling=_sampling(config, role)) for role, model in played.items() if model
+            }
             served: dict[str | None, _Served] = {}
         elif embedded:
             _refuse_adapters(config)

@@ -28,7 +28,7 @@ from tutelage.generation.endpoint_examination import Part, examine_endpoint
 from tutelage.generation.findings import Finding, Level, Notes, render
 from tutelage.generation.generate import MANY_PER_BRIEF
 from tutelage.generation.registry import LoadedGraph, load_graph
-from tutelage.generation.run_folder import IDENTITY, read_run_yaml
+from tutelage.generation.run_folder import check_run_folder
 from tutelage.serving.embedded import EmbeddedServer
 
 __all__ = ["Finding", "examine", "render"]
@@ -257,23 +257,13 @@ def _usable(config: Config, path: Path) -> str:
     Raises:
         RunFolderError: It cannot be used.
     """
+    check_run_folder(path, config)
     if not path.exists():
         return f"{str(path)!r} will be made"
-    if not path.is_dir():
-        raise RunFolderError(f"{str(path)!r} is a file, not a run folder: choose another --out")
-    if not (path / "run.yaml").exists():
-        if {entry.name for entry in path.iterdir()} <= {".lock", "logs"}:
-            return f"{str(path)!r} is empty"
-        raise RunFolderError(f"{str(path)!r} is not empty and no run folder: choose another --out")
-    old, new = read_run_yaml(path), config.as_written()
-    for key in IDENTITY if any((path / "transcripts").glob("*.jsonl")) else ():
-        if old.get(key) != new[key]:
-            raise RunFolderError(
-                f"{str(path)!r} is another config's: there `{key}` is {old.get(key)!r}, here it is {new[key]!r}; take back "
-                "the change, or choose another `run:` or --out"
-            )
     if _is_held(path / ".lock"):
         raise RunFolderError(f"{str(path)!r} is in use by another process: stop that one before you start another")
+    if not (path / "run.yaml").exists():
+        return f"{str(path)!r} is empty"
     return f"{str(path)!r} is this config's: the run would go on"
 
 

@@ -14,6 +14,7 @@ from langchain_core.language_models import BaseChatModel
 
 from tutelage.briefs.sources import BriefIndex, read_briefs
 from tutelage.config import Config, load_config
+from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.view import check_prompts
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.ledger import Ledger
@@ -114,11 +115,12 @@ async def agenerate(
         config = config.model_copy(update={"graph": graph if isinstance(graph, str) else loaded.name})
     check_roles(config, loaded)
     briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make)
-    _check_prompts(config, loaded, briefs)
+    prompts = prompt_library(config, loaded)
+    _check_prompts(prompts, loaded, briefs)
     path = Path("runs") / config.run if out is None else Path(out)
     folder = RunFolder(path, config)
     try:
-        async with cast_of(config, loaded, models=models, logs=folder.logs) as casting:
+        async with cast_of(config, loaded, prompts, models=models, logs=folder.logs) as casting:
             return await _run(config, loaded, briefs, folder, casting, progress)
     finally:
         folder.close()
@@ -160,8 +162,7 @@ async def _run(
     )
 
 
-def _check_prompts(config: Config, graph: LoadedGraph, briefs: BriefIndex) -> None:
-    prompts = prompt_library(config, graph)
+def _check_prompts(prompts: PromptLibrary, graph: LoadedGraph, briefs: BriefIndex) -> None:
     for position in range(min(len(briefs), CHECKED_BRIEFS)):
         for agent in graph.agents:
             check_prompts(agent, {"brief": briefs.brief(position)}, prompts)

@@ -31,7 +31,7 @@ class RunFolder:
         self._is_new = not path.exists()
         self.changed: list[str] = []
         """The config's keys that are not what they were when the folder was opened last."""
-        self._refuse_strangers()
+        check_run_folder(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / ".lock").open("w")
@@ -40,11 +40,15 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self.close()
+            self._lock.close()  # and no more: what is there is the other's, however new it looked to us
             raise RunFolderError(
                 f"the run folder {str(path)!r} is in use by another process: stop that one first"
             ) from error
-        self._claim(config)
+        try:
+            self._claim(config)
+        except RunFolderError:
+            self._lock.close()
+            raise
 
     @property
     def transcripts(self) -> Path:
@@ -68,29 +72,36 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
-    def _refuse_strangers(self) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise RunFolderError(f"{str(self.path)!r} is a file, not a run folder: choose another --out")
-        ours = (self.path / "run.yaml").exists() or {entry.name for entry in self.path.iterdir()} <= {".lock", "logs"}
-        if not ours:
-            raise RunFolderError(f"{str(self.path)!r} is not empty and no run folder: choose another --out")
-
     def _claim(self, config: Config) -> None:
         file = self.path / "run.yaml"
         new = config.as_written()
         old = read_run_yaml(self.path) if file.exists() else new
-        for key in IDENTITY if any(self.transcripts.glob("*.jsonl")) else ():
-            if old.get(key) != new[key]:
-                self.close()
-                raise RunFolderError(
-                    f"the run folder {str(self.path)!r} is another config's: there `{key}` is {old.get(key)!r}, here it is "
-                    f"{new[key]!r}; take back the change, or choose another `run:` or --out"
-                )
         self.changed = [key for key, value in new.items() if old.get(key) != value]
         if self.changed or not file.exists():
             write_whole(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+
+
+def check_run_folder(path: Path, config: Config) -> None:
+    """Makes sure that a folder is this config's, or may become it, and changes nothing.
+
+    Raises:
+        RunFolderError: It is a file, holds something else, or is another config's run.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise RunFolderError(f"{str(path)!r} is a file, not a run folder: choose another --out")
+    if not (path / "run.yaml").exists():
+        if not {entry.name for entry in path.iterdir()} <= {".lock", "logs"}:
+            raise RunFolderError(f"{str(path)!r} is not empty and no run folder: choose another --out")
+        return
+    old, new = read_run_yaml(path), config.as_written()
+    for key in IDENTITY if any((path / "transcripts").glob("*.jsonl")) else ():
+        if old.get(key) != new[key]:
+            raise RunFolderError(
+                f"the run folder {str(path)!r} is another config's: there `{key}` is {old.get(key)!r}, here it is "
+                f"{new[key]!r}; take back the change, or choose another `run:` or --out"
+            )
 
 
 def find_run(run: Path | str) -> Path:
