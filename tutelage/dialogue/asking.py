@@ -153,7 +153,7 @@ def _record(answer: AIMessage, prompt: Prompt, sampling: dict[str, Any], seed: i
 
 @lru_cache(maxsize=4096)
 def _as_langchain(message: Message) -> BaseMessage:
-    # Cached, for each call of a view sends the same messages again, and making them is a fifth of a call's cost.
+    # Cached, for each call of a view sends the same messages again, and making them is dear beside sending them.
     return _MESSAGE_TYPES[message.role](message.content)
 
 

@@ -189,7 +189,7 @@ def _say_what_is_odd(config: Config, briefs: int, folder: RunFolder, casting: Ca
 def unhurried_collector() -> Iterator[None]:
     """Lets Python's cyclic garbage collector leave alone what is there now, and look less often at what is new.
 
-    A run makes thousands of short-lived objects a call and hardly a cycle. With the collector's own settings a third
+    A run makes thousands of short-lived objects a call and hardly a cycle. With the collector's own settings a fifth
     of a run's CPU goes into looking through all imported modules again and again.
     """
     if gc.get_freeze_count():  # by another run in this process, or by the program itself

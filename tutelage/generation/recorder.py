@@ -6,7 +6,6 @@ without a transcript are dead weight; a transcript that the ledger does not know
 
 import asyncio
 import queue
-import sqlite3
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,7 +103,7 @@ class Recorder:
             if finished:
                 locations = self._store.append([order.line for order in orders if order.transcript])
                 self._ledger.finish(map(Entry.of, finished, locations))
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is: a full disk, mostly
             return RunFolderError(
                 f"the run folder cannot be written: {error}. What was finished before is safe: make room, and start again"
             )
