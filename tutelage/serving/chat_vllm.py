@@ -218,7 +218,7 @@ class ChatVLLM(BaseChatModel):
         run_id: UUID | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """As the base class does; where no callback, tracer, cache or rate limiter waits for a call, without what serves them."""
+        """As the base class does, but cheaper where no callback, tracer, cache or rate limiter waits for a call."""
         if len(messages) != 1 or self._is_watched(callbacks):
             return await super().agenerate(
                 messages, stop=stop, callbacks=callbacks, metadata=metadata, run_id=run_id, **kwargs
