@@ -54,6 +54,8 @@ class ModelConfig(Section):
     """A reference to the environment: `${NAME}`."""
     timeout: float = Field(default=600, gt=0)
     """Seconds that one call may take."""
+    patience: float = Field(default=600, ge=0)
+    """Seconds that a run waits for a model of which no endpoint answers any more, before it stops. A daemon waits on."""
     serve: ServeConfig | None = None
 
     @field_validator("url", mode="before")
@@ -72,9 +74,7 @@ class ModelConfig(Section):
     @field_validator("api_key")
     @classmethod
     def _reference_only(cls, value: str | None) -> str | None:
-        if value is not None and not _REFERENCE.fullmatch(value):
-            raise ValueError("a key is never written down: put it in the environment and write ${NAME} here")
-        return value
+        return _reference(value)
 
     @model_validator(mode="after")
     def _url_or_serve(self) -> Self:
@@ -90,12 +90,7 @@ class ModelConfig(Section):
         Raises:
             ConfigError: The environment does not have it.
         """
-        if self.api_key is None:
-            return None
-        name = self.api_key[2:-1]
-        if name not in os.environ:
-            raise ConfigError(f"the API key ${{{name}}} is not in the environment: export {name}=… first")
-        return SecretStr(os.environ[name])
+        return _secret(self.api_key)
 
 
 class RoleConfig(Section):
@@ -149,6 +144,59 @@ class TargetConfig(Section):
     """Completed dialogues, evenly over the briefs; without it each brief is done once."""
 
 
+class WatermarksConfig(Section):
+    """Above these no new dialogue starts; what is under way goes on."""
+
+    memory: float = Field(default=0.9, gt=0, le=1)
+    """Of the memory that this machine or container has, the share in use."""
+    disk: float = Field(default=1.0, ge=0)
+    """GiB that must be free where the run folder is."""
+    waiting: int = Field(default=64, ge=0)
+    """Requests that wait at an endpoint, by its own metrics."""
+
+
+class DaemonConfig(Section):
+    """How `tutelage daemon` behaves."""
+
+    listen: str | None = None
+    """HOST:PORT for probes, metrics and control over HTTP, beside the Unix socket in the run folder."""
+    token: str | None = None
+    """A reference to the environment, `${NAME}`: what control over HTTP asks for; needed where `listen` is not loopback."""
+    grace: float = Field(default=60, ge=0)
+    """Seconds that a drain waits for the calls under way."""
+    poll: float = Field(default=10, gt=0)
+    """Seconds between two looks for new briefs."""
+
+    @field_validator("token")
+    @classmethod
+    def _reference_only(cls, value: str | None) -> str | None:
+        return _reference(value)
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", value):
+            raise ValueError(f"{value!r} is no HOST:PORT: write it like 127.0.0.1:9464")
+        return value
+
+    def secret(self) -> SecretStr | None:
+        """The token, looked up in the environment now.
+
+        Raises:
+            ConfigError: The environment does not have it.
+        """
+        return _secret(self.token)
+
+
+class TelemetryConfig(Section):
+    """What a run tells of itself besides its logs."""
+
+    traces: bool = False
+    """OpenTelemetry spans; where they go is said by the OTEL_… variables of the environment."""
+    content: bool = False
+    """Whether spans hold prompts and replies."""
+
+
 class Config(BaseSettings):
     """The config of a run. The contract for users and other programs: its keys keep their meaning."""
 
@@ -168,6 +216,9 @@ class Config(BaseSettings):
     target: TargetConfig = TargetConfig()
     concurrency: int = Field(default=256, ge=1)
     """Dialogues under way at once."""
+    watermarks: WatermarksConfig = WatermarksConfig()
+    daemon: DaemonConfig = DaemonConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     seed: int = 0
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
     """Where the config file is: paths are relative to it. Not a key of the file."""
@@ -216,6 +267,21 @@ class Config(BaseSettings):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=False)
 
 
+def _reference(value: str | None) -> str | None:
+    if value is not None and not _REFERENCE.fullmatch(value):
+        raise ValueError("a key is never written down: put it in the environment and write ${NAME} here")
+    return value
+
+
+def _secret(reference: str | None) -> SecretStr | None:
+    if reference is None:
+        return None
+    name = reference[2:-1]
+    if name not in os.environ:
+        raise ConfigError(f"the key ${{{name}}} is not in the environment: export {name}=… first")
+    return SecretStr(os.environ[name])
+
+
 def load_config(source: Path | str | Mapping[str, Any] | Config) -> Config:
     """Reads a config from a YAML file, or from a mapping with the same keys.
 
@@ -260,7 +326,7 @@ def _resolve(value: Any, path: tuple[str, ...]) -> Any:
         return {key: _resolve(each, (*path, str(key))) for key, each in value.items()}
     if isinstance(value, list):
         return [_resolve(each, path) for each in value]
-    if not isinstance(value, str) or path[-1:] == ("api_key",) or path[-2:-1] == ("env",):
+    if not isinstance(value, str) or path[-1:] in (("api_key",), ("token",)) or path[-2:-1] == ("env",):
         return value  # a secret, or perhaps one: looked up when it is used
 
     def look_up(match: re.Match[str]) -> str:
@@ -302,11 +368,15 @@ def _list(names: Mapping[str, Any]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
 
+_SECTIONS: Final[tuple[type[BaseModel], ...]] = (
+    *(Config, ModelConfig, ServeConfig, RoleConfig, BriefSource, LimitsConfig, TargetConfig),
+    *(WatermarksConfig, DaemonConfig, TelemetryConfig),
+)
 _ALL_KEYS: Final = sorted(
     {"from"}.union(
         *(
             section.model_fields
-            for section in (Config, ModelConfig, ServeConfig, RoleConfig, BriefSource, LimitsConfig, TargetConfig)
+            for section in _SECTIONS
         )
     )
     - {"from_", "folder"}
