@@ -69,6 +69,8 @@ class CallError(TutelageError):
 
     reason: ClassVar[str] = "call_failed"
     """What the transcript's `outcome.reason` says."""
+    may_heal: ClassVar[bool] = False
+    """Whether the run tries the dialogue again later, from its last checkpoint."""
 
     def __init__(self, message: str, replies: Sequence[object] = ()) -> None:
         super().__init__(message)
@@ -87,6 +89,7 @@ class EndpointFailed(CallError):
     """The endpoint answered other requests meanwhile, but never this one, after all retries."""
 
     reason = "endpoint_failed"
+    may_heal = True
 
 
 class EndpointRefused(CallError):
@@ -124,6 +127,7 @@ class ShapeError(CallError):
     """A reply is empty or does not fit its schema, after the repairs."""
 
     reason = "wrong_shape"
+    may_heal = True
 
 
 class EmbeddedError(UserError):

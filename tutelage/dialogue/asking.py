@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -34,10 +35,17 @@ class Occasion:
     dialogue: str
     turn: int
     attempt: int = 0
+    retry: int = 0
+    """How often the dialogue was begun anew: asked the same again, a model would fail the same way."""
+
+    def key(self, role: str, candidate: int) -> str:
+        """What tells a call from all others of its dialogue."""
+        again = f"retry {self.retry}/" if self.retry else ""
+        return f"{again}{role}/{self.turn}/{self.attempt}/{candidate}"
 
     def seed(self, run_seed: int, role: str, candidate: int) -> int:
         """The seed of a call: 31 bits of a hash, so that a run's calls differ and a run made again does not."""
-        key = f"{run_seed}/{self.dialogue}/{role}/{self.turn}/{self.attempt}/{candidate}"
+        key = f"{run_seed}/{self.dialogue}/{self.key(role, candidate)}"
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
 
 
@@ -95,20 +103,30 @@ async def _ask(
     schema: type[BaseModel] | None,
 ) -> Reply[Value]:
     misfits: list[Step] = []
-    for candidate in range(1 + REPAIRS):
-        try:
-            text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
-        except CallError as error:
-            error.replies = misfits
-            raise
+    last = REPAIRS
+    for candidate in count():
+        key = occasion.key(agent.role, candidate)
+        if known := cast.journal.recall(occasion.dialogue, key):
+            text, call = known
+            last = max(last, candidate + 1)  # a dialogue that is tried again has one more reply to hope for
+        else:
+            try:
+                text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
+            except CallError as error:
+                error.replies = misfits
+                raise
         try:
             return Reply(text=text, value=read(text), call=call, misfits=misfits)
         except ValueError as error:  # pydantic's ValidationError is one
             misfits.append(Step(kind="misfit", role=agent.role, text=text, call=call))
             complaint = _complaint(error, call)
-            prompt = _with_note(prompt, cast.prompts.render("repair", error=complaint))
+        if known is None:
+            await cast.journal.keep(occasion.dialogue, key, text, call)
+        if candidate == last:
+            break
+        prompt = _with_note(prompt, cast.prompts.render("repair", error=complaint))
     raise ShapeError(
-        f"the role {agent.role!r} gave {1 + REPAIRS} replies that do not fit what was asked for: {complaint}", misfits
+        f"the role {agent.role!r} gave {len(misfits)} replies that do not fit what was asked for: {complaint}", misfits
     )
 
 

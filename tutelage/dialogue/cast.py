@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from langchain_core.language_models import BaseChatModel
 
@@ -34,6 +34,26 @@ class Player:
     """Temperature and the like for this role; what is not here is the agent's own choice."""
 
 
+class Journal(Protocol):
+    """Keeps the replies that a node could not use and goes on from: a repair is not asked for again after a crash."""
+
+    def recall(self, dialogue: str, key: str) -> tuple[str, Call] | None:
+        """A reply that was kept, if it was."""
+
+    async def keep(self, dialogue: str, key: str, text: str, call: Call) -> None:
+        """Keeps a reply, and returns once it is on disk."""
+
+
+class NoJournal:
+    """Keeps nothing: for a graph that is played without a run."""
+
+    def recall(self, dialogue: str, key: str) -> tuple[str, Call] | None:
+        return None
+
+    async def keep(self, dialogue: str, key: str, text: str, call: Call) -> None:
+        pass
+
+
 def _ignore(*_: Any) -> None:
     pass
 
@@ -54,6 +74,7 @@ class Cast:
     """Called with the dialogue's id and the prompt, before each call."""
     on_call: Callable[[str, Call], None] = _ignore
     """Called with the role and the record of each call that was answered."""
+    journal: Journal = field(default_factory=NoJournal)
 
     @classmethod
     def of(cls, model: BaseChatModel, **roles: BaseChatModel) -> Self:

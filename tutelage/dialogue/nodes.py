@@ -179,5 +179,8 @@ async def _judgement(agent: Agent, schema: type[BaseModel], state: Dialogue, con
 
 def _occasion(state: Dialogue) -> Occasion:
     return Occasion(
-        dialogue=state.get("id", ""), turn=len(state.get("turns", [])), attempt=len(state.get("attempts", []))
+        dialogue=state.get("id", ""),
+        turn=len(state.get("turns", [])),
+        attempt=len(state.get("attempts", [])),
+        retry=state.get("retry", 0),
     )

@@ -18,6 +18,8 @@ class Dialogue(TypedDict, total=False):
 
     id: str
     """Derived from run, brief and repetition."""
+    retry: int
+    """How often it was begun anew after it had failed; 0 if it is not there."""
     brief: Brief
     turns: Annotated[list[Turn], operator.add]
     speaker: str

@@ -9,7 +9,7 @@ import hashlib
 import re
 import weakref
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -41,7 +41,8 @@ class MessageLog:
     def __init__(self) -> None:
         self._known: dict[str, set[str]] = {}
         self._shared: OrderedDict[str, None] = OrderedDict()
-        self._lines: list[bytes] = []
+        self._lines: deque[bytes] = deque()
+        """Taken by another thread than the one that adds to it."""
 
     def keep(self, dialogue: str, prompt: Prompt) -> None:
         """Notes a prompt of a dialogue."""
@@ -65,8 +66,7 @@ class MessageLog:
 
     def take(self) -> bytes:
         """The lines that are to be written now."""
-        lines, self._lines = self._lines, []
-        return b"".join(lines)
+        return b"".join(self._lines.popleft() for _ in range(len(self._lines)))
 
     def _is_shared(self, sha256: str) -> bool:
         if sha256 in self._shared:
