@@ -614,6 +614,23 @@ async def test_a_client_that_goes_frees_its_request(
     assert endpoint.answers() == []
 
 
+async def test_requests_that_have_not_ended_are_counted_however_they_end(
+    http: aiohttp.ClientSession, endpoint: SimulatedEndpoint
+) -> None:
+    endpoint.configure(latency=Latency(first_token=0.2))
+    endpoint.inject(Fault(kind="status", times=1), Fault(kind="stall", times=1))
+    body = {"model": endpoint.config.model, "messages": MESSAGES}
+    assert (await post(http, f"{endpoint.url}/chat/completions", body))[0] == 500
+    assert endpoint.stats()["under_way"] == 0
+    stalled, answered = (asyncio.create_task(chat(http, endpoint)) for _ in range(2))
+    await until(lambda: endpoint.stats()["under_way"] == 2)
+    await answered
+    await until(lambda: endpoint.stats()["under_way"] == 1)
+    stalled.cancel()
+    await until(lambda: endpoint.stats()["under_way"] == 0)
+    assert endpoint.stats()["requests"] == 3
+
+
 # Faults
 
 

@@ -135,7 +135,7 @@ class Endpoint:
             record.outcome = "broken" if record.fault == "stall" else "disconnected"
             raise
         finally:
-            record.seconds = time.perf_counter() - started
+            self.ledger.close(record, time.perf_counter() - started)
 
     async def _answer(self, api: Api, request: web.Request, raw: bytes, record: RequestRecord) -> web.StreamResponse:
         body = vllm_protocol.read_body(raw)
@@ -375,6 +375,7 @@ class Endpoint:
             {
                 "requests": self.ledger.received,
                 "answers": self.ledger.answered,
+                "under_way": self.ledger.under_way,
                 "running": len(self.engine.running),
                 "waiting": len(self.engine.waiting),
                 "preemptions": self.engine.preemptions,

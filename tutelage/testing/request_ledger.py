@@ -66,13 +66,21 @@ class RequestLedger:
         self._journal = os.open(config.journal, flags, 0o644) if config.journal else None
         self.received = 0
         self.answered = 0
+        self.under_way = 0
+        """Requests that have come and did not end yet, in whichever way."""
 
     def open(self, api: str, body: bytes, headers: dict[str, str]) -> RequestRecord:
         """Enters a request."""
         self.received += 1
+        self.under_way += 1
         record = RequestRecord(number=self.received, api=api, body=body, headers=headers, received=time.time())
         self._requests.append(record)
         return record
+
+    def close(self, record: RequestRecord, seconds: float) -> None:
+        """Notes that a request has ended, and how long it took."""
+        self.under_way -= 1
+        record.seconds = seconds
 
     def answer(self, call: Call, choices: list[Choice], fault: str | None) -> None:
         """Enters an answer, about to be sent."""

@@ -173,8 +173,9 @@ class SimulatedEndpoint:
     def stats(self) -> dict[str, Any]:
         """What it has done so far.
 
-        `requests`, `answers`, `preemptions`; `prefix_cache_queries` and `prefix_cache_hits` in tokens; the sequences
-        that are `running` and `waiting` now; and `cpu_seconds`, the CPU time of its process.
+        `requests`, `answers`, `preemptions`; `prefix_cache_queries` and `prefix_cache_hits` in tokens; the requests that
+        are `under_way` and the sequences that are `running` and `waiting` now; and `cpu_seconds`, the CPU time of its
+        process.
         """
         return dict(orjson.loads(self._call("GET", "/simulated/stats")))
 
