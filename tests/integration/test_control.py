@@ -1,6 +1,7 @@
 """The control of a daemon over real sockets: what each request does, who may ask, and what nobody can do to it."""
 
 import asyncio
+import io
 import os
 import socket
 import stat
@@ -149,7 +150,7 @@ async def test_a_command_that_breaks_is_no_end_of_the_daemon(daemon: Daemon, soc
 
 def test_where_no_daemon_runs_the_commands_say_so(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(RunFolderError, match="no daemon runs in .*tutelage daemon CONFIG"):
+        with pytest.raises(RunFolderError, match=r"no daemon runs in .*tutelage daemon CONFIG"):
             ControlClient(folder).status()
 
 
@@ -251,13 +252,15 @@ async def test_what_is_not_there_is_refused_with_what_is(daemon: Daemon, tmp_pat
         for body in (b"{", b'{"id": ["a"]}', b'{"ids": "a"}'):
             async with session.post("/retry", data=body, headers={"Content-Type": "application/json"}) as response:
                 assert (response.status, "does not fit" in (await response.json())["error"]) == (400, True)
-        async with session.post("/retry", json={"ids": ["a" * 2_000_000]}) as response:
-            assert response.status == 413
+        async with session.post("/retry", data=io.BytesIO(b" " * 2_000_000)) as response:
+            assert (response.status, "error" in await response.json()) == (413, True)
     assert daemon.told == []
 
 
-async def test_with_a_token_only_probes_are_answered_without_it(daemon: Daemon, tmp_path: Path) -> None:
-    pytest.MonkeyPatch().setenv("CONTROL_TOKEN", TOKEN)
+async def test_with_a_token_only_probes_are_answered_without_it(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTROL_TOKEN", TOKEN)
     async with listening(daemon, tmp_path, listen="0.0.0.0:0", token="${CONTROL_TOKEN}") as session:
         assert await get(session, "/livez") == await get(session, "/readyz") == 200
         for wrong in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -307,7 +310,9 @@ async def test_a_web_page_cannot_command_a_daemon_on_loopback(
 async def test_a_port_in_use_is_a_clear_error(daemon: Daemon, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"'127.0.0.1:{port}' cannot be listened on: address already in use; take"):
+        with pytest.raises(
+            ConfigError, match=f"'127.0.0.1:{port}' cannot be listened on: address already in use; take"
+        ):
             async with listening(daemon, tmp_path, listen=f"127.0.0.1:{port}"):
                 pass
     with pytest.raises(ConfigError, match="cannot be listened on"):
@@ -370,10 +375,12 @@ async def test_connections_on_a_port_are_bounded(
         assert server.url
         port = int(server.url.rpartition(":")[2])
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-        with pytest.raises(ConnectionError):
-            await asyncio.wait_for(opened[4][0].readexactly(1), 2)
-        for _, writer in opened:
-            writer.close()
+        try:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await asyncio.wait_for(opened[4][0].readexactly(1), 2)
+        finally:
+            for _, writer in opened:
+                writer.close()
         await asyncio.sleep(0.1)
         async with aiohttp.ClientSession(server.url) as session:
             assert await get(session, "/livez") == 200

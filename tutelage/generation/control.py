@@ -199,8 +199,10 @@ class ControlServer:
             return _refusal(400, f"the body does not fit: {'.'.join(map(str, what['loc'])) or 'it'}: {what['msg']}")
         except UserError as error:
             return _refusal(409, str(error))
-        except (web.HTTPException, ConnectionError):
-            raise
+        except web.HTTPException as error:
+            return _refusal(error.status, error.reason)
+        except ConnectionError:
+            raise  # whoever asked is gone
         except Exception:
             log.exception("control_failed", path=request.path)
             return _refusal(500, "that failed; the daemon's log says why")
@@ -295,7 +297,7 @@ class Guard:
             return _refusal(
                 403, "this is no API for web pages: it refuses what brings an Origin, or comes from another site"
             )
-        if request.method == "POST" and headers.get("Content-Type", _JSON).split(";")[0].strip().lower() != _JSON:
+        if headers.get("Content-Type", "").split(";")[0].strip().lower() in _OF_FORMS:
             return _refusal(415, f"a body must be JSON: send it with `Content-Type: {_JSON}`")
         if self._token is not None:
             return (
@@ -335,6 +337,8 @@ class _Server(web.Server):
 
 
 _JSON: Final = "application/json"
+_OF_FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+"""What a form of any web page can send anywhere without being asked first (https://fetch.spec.whatwg.org, "safelisted")."""
 _HEADERS: Final = {"Content-Type": _JSON, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 

@@ -252,10 +252,11 @@ def _endpoint(endpoint: EndpointStatus, now: datetime) -> Text:
     if endpoint.waiting is not None:
         queue.append(f"{endpoint.waiting:,} waiting")
     return Text.assemble(
-        one_line(f"{endpoint.model}  {endpoint.url}  "),
+        one_line(f"{endpoint.model} {endpoint.url}"),
+        " ",
         one_line(endpoint.state, _STYLES.get(endpoint.state, "yellow")),
-        one_line(f"{since} · {' · '.join(queue)}"),
-        one_line(f" · {endpoint.reason}" if endpoint.reason else "", "yellow"),
+        f"{since} · {' · '.join(queue)}",
+        *((" · ", one_line(endpoint.reason, "yellow")) if endpoint.reason else ()),
     )
 
 
