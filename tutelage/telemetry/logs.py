@@ -20,10 +20,15 @@ _SECRET_KEY: Final = re.compile(r"(?i)(api.?key|authorization|password|secret)|(
 _SECRET_TEXT: Final = re.compile(
     r"""(?ix)
       (?<= bearer [ ]) [^\s"',;]+                                                     # Authorization: Bearer sk-…
+    | (?<= bearer %20) [^\s"',;]+                                                     # … as OTEL_EXPORTER_OTLP_HEADERS has it
     | (?<= ://) [^/\s:@]+ : [^/\s@]+ (?= @)                                           # http://name:password@host
-    | (?P<key> (?: api[_-]?key | authorization ) ["']? \s* [:=] \s* ["']? ) (?! bearer\b) [^\s"',;&)}\]]+   # api_key='sk-…'
+    | (?P<key> (?: api[_-]?key | authorization | password | (?<! [a-z]) token ) ["']? \s* [:=] \s* ["']? (?: basic \s+ )? )
+      (?! bearer\b) [^\s"',;&)}\]]+                                                  # api_key='sk-…', Authorization: Basic …
+    | \b (?: sk | pk | hf | gsk | nvapi | lsv2 ) [_-] [a-z0-9_-]{12,}                 # a key by its looks
     """
 )
+_QUOTED_INPUT: Final = re.compile(r"(?<=input_value=).*(?=, input_type=)")
+"""Of a pydantic error: what did not fit, and so what a model or a user wrote."""
 _CONTROL: Final = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if code not in (0x09, 0x0A)}
 
 
@@ -72,6 +77,7 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_without_secrets(each) for each in value]
     text = value if isinstance(value, str) else repr(value)
+    text = _QUOTED_INPUT.sub(HIDDEN, text) if "input_value=" in text else text
     return _SECRET_TEXT.sub(lambda match: f"{match['key'] or ''}{HIDDEN}", text)
 
 
