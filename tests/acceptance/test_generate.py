@@ -320,7 +320,7 @@ def test_an_endpoint_that_dies_in_mid_run_is_exit_code_3_and_costs_nothing_won(t
     with SimulatedEndpoint(model="m", latency=Latency(first_token=0.05)) as endpoint:
         config = project(tmp_path, endpoint)
         data = json.loads(config.read_text())
-        data["models"]["m"]["timeout"] = 1  # retries end two timeouts after the first failure
+        data["models"]["m"]["patience"] = 1
         config.write_text(json.dumps(data))
         process = start(config)
         wait_for_transcripts(config, 2)

@@ -26,7 +26,7 @@ from tutelage.errors import (
     ModelNotServed,
     SchemaRefused,
 )
-from tutelage.serving import endpoint_pool
+from tutelage.serving import circuit, endpoint_pool
 from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.testing.endpoint_config import EndpointConfig, Latency
 from tutelage.testing.faults import Fault
@@ -43,8 +43,9 @@ def body(model: str = "simulated", **more: object) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between retries are short; what is asserted does not depend on how long they are."""
+    """Pauses between retries and probes are short; what is asserted does not depend on how long they are."""
     monkeypatch.setattr(endpoint_pool, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(circuit, "FIRST_PAUSE", 0.1)
 
 
 @asynccontextmanager
@@ -204,7 +205,7 @@ async def test_another_replica_takes_over_and_gives_back_when_the_first_is_well(
         with capture_logs() as logs:
             places = [(await pool.post(CHAT, body(), key="a dialogue"))[1] for _ in range(4)]
         assert places == [away.url] * 4
-        assert [entry["event"] for entry in logs] == ["endpoint_failed", "call_retried"], "avoided after one failure"
+        assert [entry["event"] for entry in logs] == ["call_retried"], "avoided after one failure"
         failing.start()
         away.kill()
         assert (await pool.post(CHAT, body(), key="a dialogue"))[1] == home, "avoided, but better than nothing"
@@ -251,21 +252,21 @@ async def test_retry_after_is_waited_for() -> None:
 
 async def test_an_endpoint_that_nobody_serves_is_unreachable_and_named() -> None:
     url = closed_url()
-    async with EndpointPool(url, retries=2) as pool:
+    async with EndpointPool(url, patience=0) as pool:
         with pytest.raises(EndpointUnreachable) as caught:
             await pool.post(CHAT, body())
     assert url in str(caught.value)
-    assert "3 attempts" in str(caught.value)
+    assert "one attempt and 0 s of waiting" in str(caught.value)
     assert "Connect call failed" in str(caught.value)
     assert caught.value.exit_code == 3
 
 
 async def test_unreachable_names_what_happened_last_at_each_replica() -> None:
     one, fault = closed_url(), Fault(kind="status", status=503)
-    async with SimulatedEndpoint(faults=[fault]) as two, EndpointPool([one, two.url], retries=2) as pool:
-        with pytest.raises(EndpointUnreachable, match="4 attempts") as caught:
+    async with SimulatedEndpoint(faults=[fault]) as two, EndpointPool([one, two.url], retries=2, patience=0) as pool:
+        with pytest.raises(EndpointUnreachable, match="5 attempts") as caught:
             await pool.post(CHAT, body())
-        assert two.stats()["requests"] == 2
+        assert two.stats()["requests"] == 4, "a refused connection is no attempt"
     assert f"{one}: " in str(caught.value)
     assert f"{two.url}: HTTP 503: This status 503 was asked for by a fault." in str(caught.value)
 
@@ -273,7 +274,7 @@ async def test_unreachable_names_what_happened_last_at_each_replica() -> None:
 async def test_a_stalled_endpoint_is_unreachable_after_the_timeout() -> None:
     async with (
         SimulatedEndpoint(faults=[Fault(kind="stall")]) as endpoint,
-        EndpointPool(endpoint.url, timeout=0.2, retries=1) as pool,
+        EndpointPool(endpoint.url, timeout=0.2, retries=1, patience=0) as pool,
     ):
         with pytest.raises(EndpointUnreachable, match=r"no answer within 0\.2 s"):
             await pool.post(CHAT, body())
@@ -281,7 +282,7 @@ async def test_a_stalled_endpoint_is_unreachable_after_the_timeout() -> None:
 
 async def test_no_retry_begins_later_than_twice_the_timeout() -> None:
     async with SimulatedEndpoint(faults=[Fault(kind="stall")]) as endpoint:
-        async with EndpointPool(endpoint.url, timeout=0.3, retries=50) as pool:
+        async with EndpointPool(endpoint.url, timeout=0.3, retries=50, patience=0) as pool:
             with pytest.raises(EndpointUnreachable):
                 await pool.post(CHAT, body())
         assert endpoint.stats()["requests"] <= 4
@@ -291,7 +292,7 @@ async def test_a_page_in_place_of_a_reply_is_shown_by_its_title() -> None:
     page = "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
     async with (
         odd_server(lambda n: web.Response(status=502, text=page, content_type="text/html")) as (url, _),
-        EndpointPool(url, retries=1) as pool,
+        EndpointPool(url, retries=1, patience=0) as pool,
     ):
         with pytest.raises(EndpointUnreachable, match="HTTP 502: 502 Bad Gateway"):
             await pool.post(CHAT, body())
@@ -394,7 +395,7 @@ async def test_no_error_log_or_repr_shows_the_key() -> None:
         lambda n: web.Response(status=302, headers={"Location": f"/login?key={KEY}"}),
     ]
     for answer in answers:
-        async with odd_server(answer) as (url, requests), EndpointPool(url, api_key=KEY, retries=1) as pool:
+        async with odd_server(answer) as (url, requests), EndpointPool(url, api_key=KEY, retries=1, patience=0) as pool:
             with capture_logs() as logs, pytest.raises(CallError) as caught:
                 await pool.post(CHAT, body())
             assert requests[0].headers["Authorization"] == f"Bearer {KEY}"
@@ -502,7 +503,7 @@ async def test_a_request_that_alone_always_fails_is_its_own_failure_and_not_the_
     with SimulatedEndpoint() as endpoint:
         endpoint.inject(Fault(kind="status", status=500, requests="shaped"))
         shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
-        async with EndpointPool(endpoint.url, retries=3) as pool:
+        async with EndpointPool(endpoint.url, retries=3, patience=0) as pool:
             failing = asyncio.create_task(pool.post(CHAT, body(response_format=shape)))
             while not failing.done():
                 await pool.post(CHAT, body())

@@ -149,7 +149,7 @@ async def _reach(name: str, config: Config, graph: LoadedGraph, stack: AsyncExit
             f"models.{name}.serve: this version does not launch vLLM itself; start the server, and give its `url:` here"
         )
     try:
-        pool = EndpointPool(model.url, api_key=model.secret(), timeout=model.timeout)
+        pool = EndpointPool(model.url, api_key=model.secret(), timeout=model.timeout, patience=model.patience)
         await stack.enter_async_context(pool)
         entries = await pool.check(model.model)
         for role in graph.roles:

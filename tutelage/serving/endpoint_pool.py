@@ -1,15 +1,19 @@
 """The replicas of one model, spoken to over HTTP: which one gets a request, and what happens when it does not answer.
 
 A conversation stays with one replica, which has its beginning in the KV cache; when that one fails, the next takes over.
-What can heal is tried again; what cannot is a typed error. On the way of a call that succeeds there is nothing but
+What can heal is tried again; what cannot is a typed error. A replica that does not answer any more is left alone until a
+prober finds it again (`circuit`); when all are lost, calls wait. On the way of a call that succeeds there is nothing but
 one choice, one HTTP exchange and one JSON parse: the client's CPU is what holds a saturated GPU back.
 """
 
 import asyncio
+import errno
 import hashlib
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,10 +27,11 @@ import aiohttp
 import orjson
 import structlog
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_after_delay
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from yarl import URL
 
 from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable, ModelNotServed
+from tutelage.serving.circuit import Circuit, CircuitState, WaitingRoom
 from tutelage.serving.refusals import can_heal, refusal, words
 
 AVOID_SECONDS: Final = 5.0
@@ -39,10 +44,15 @@ LONGEST_RETRY_AFTER: Final = 60.0
 KEEP_ALIVE: Final = 4.0
 """Seconds that an idle connection is kept. vLLM closes them after 5: a request sent just then would be lost."""
 REMEMBERED_KEYS: Final = 65_536
-"""For how many keys it is remembered which replica they belong to: to find it anew takes a hash for each replica."""
+"""For how many keys it is remembered which replica they belong to (to find it anew takes a hash for each replica), and
+for how many that their last request failed for good."""
 PROBE_RETRIES: Final = 1
 PROBE_SECONDS: Final = 30.0
 """How often `models` asks again, and how long it waits: whoever starts a run with a wrong URL should hear of it soon."""
+GATEWAY_FAULTS: Final = frozenset({502, 504})
+"""What a proxy says when the server behind it does not answer."""
+FULL: Final = frozenset({429, 503})
+"""What a server says that has too much to do."""
 
 _log = structlog.get_logger()
 
@@ -57,6 +67,32 @@ class ServedModel:
     """Tokens of prompt and completion together; None where the endpoint does not say, as vLLM for adapters."""
     parent: str | None
     """The base model's name, for an adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One HTTP exchange of a call, for metrics. The probes of lost replicas and the lists of models are none."""
+
+    endpoint: str
+    code: str
+    """The HTTP status, or `no_answer`, `bad_reply` (200, but no usable JSON), `cancelled`."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """How one replica of a pool is doing."""
+
+    url: str
+    state: CircuitState
+    in_flight: int
+    """Requests that it has not answered yet."""
+    waiting: int
+    """Calls that wait for any replica of the pool; the same for each."""
+    failures: int
+    """Faults since the pool was made."""
+    last_error: str | None
+    """The kind of the last one: `no_answer`, `bad_reply`, `http_503`."""
 
 
 class EndpointPool:
@@ -77,6 +113,8 @@ class EndpointPool:
         timeout: float = 600.0,
         connect_timeout: float = 10.0,
         retries: int = 8,
+        patience: float = 600.0,
+        on_request: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         """Nothing is asked of the endpoints yet.
 
@@ -86,7 +124,9 @@ class EndpointPool:
             timeout: Seconds for one request, from its start to the last byte of the reply.
             connect_timeout: Seconds to get a connection.
             retries: How many more attempts follow when each replica has been tried once, with growing pauses: 8 are
-                about 70 seconds. None begins later than twice `timeout` after the first failure.
+                about 70 seconds. None begins later than twice `timeout` after the first failure, waiting not counted.
+            patience: Seconds that calls wait when all replicas are lost, from then on; `math.inf` is for ever.
+            on_request: Called after each HTTP exchange of a call, in its event loop; it must be quick.
 
         Raises:
             ConfigError: A URL is none, or holds a password, or there is no URL.
@@ -98,10 +138,16 @@ class EndpointPool:
         self._secret = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
-        self._patience = 2 * timeout
+        self._longest = 2 * timeout
         self._retries = retries
+        self._patience = patience
+        self._on_request = on_request
+        self._failing: dict[str, None] = {}
+        """Keys whose last request failed for good, the oldest first."""
         self._home = lru_cache(maxsize=REMEMBERED_KEYS)(partial(_home, tuple(self._replicas)))
         self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
+        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, WaitingRoom] = WeakKeyDictionary()
+        self._probers: dict[_Replica, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"EndpointPool({list(self.urls)!r})"
@@ -115,15 +161,44 @@ class EndpointPool:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections of this event loop. End or cancel calls first: they would be tried again."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        """Closes the connections of this event loop, and ends its probers. End or cancel calls first.
+
+        Calls that wait for a replica end with EndpointUnreachable; those that are under way would be tried again.
+        """
+        loop = asyncio.get_running_loop()
+        room = self._rooms.pop(loop, None)
+        if room is not None:
+            await room.aclose()
+        probers = [prober for prober in self._probers.values() if prober.get_loop() is loop]
+        for prober in probers:
+            prober.cancel()
+        await asyncio.gather(*probers, return_exceptions=True)
+        session = self._sessions.pop(loop, None)
         if session is not None:
             await session.close()
+
+    def replicas(self) -> tuple[ReplicaState, ...]:
+        """How each replica is doing."""
+        waiting = sum(map(len, self._rooms.values()))
+        return tuple(
+            ReplicaState(
+                url=replica.url,
+                state=replica.circuit.state,
+                in_flight=replica.in_flight,
+                waiting=waiting,
+                failures=replica.faults,
+                last_error=replica.last_error,
+            )
+            for replica in self._replicas
+        )
 
     async def post(
         self, path: str, body: bytes, *, key: str | None = None, request_id: str | None = None
     ) -> tuple[dict[str, Any], str]:
         """Sends a request to one replica, and to others or again if it does not answer.
+
+        A key whose last request failed for good gets one attempt, not all retries, until one succeeds: whoever asks
+        again later adds to the attempts, and does not multiply them.
 
         Args:
             path: Under the base URL, as `/chat/completions`.
@@ -138,10 +213,18 @@ class EndpointPool:
             EndpointRefused: In one of its kinds: the request would be refused again.
             EndpointFailed: Other requests were answered meanwhile, this one had transient faults until the retries were
                 used up.
-            EndpointUnreachable: No replica answered anything, until the retries were used up.
+            EndpointUnreachable: No replica answered anything, until patience was over.
         """
         request = _Request("POST", path, self._timeout, body, key, request_id)
-        return await self._send(request, self._replicas, self._retries)
+        try:
+            answer = await self._attempt(request)
+        except _Fault:
+            answer = None
+        if answer is None:
+            answer = await self._persist(request)
+        if self._failing and key is not None:
+            self._failing.pop(key, None)
+        return answer
 
     async def models(self) -> tuple[ServedModel, ...]:
         """What each replica serves; those that do not answer are left out.
@@ -188,70 +271,213 @@ class EndpointPool:
         return tuple(entry for entries in served.values() for entry in entries if entry.name == model)
 
     async def _models_of(self, replica: "_Replica") -> list[ServedModel]:
-        reply, endpoint = await self._send(_Request("GET", "/models", self._probe_timeout), [replica], PROBE_RETRIES)
+        request = _Request("GET", "/models", self._probe_timeout)
+
+        async def ask() -> dict[str, Any]:
+            try:
+                return await self._exchange(request, replica)
+            except _Fault as fault:
+                request.add(fault, replica)
+                raise
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Fault),
+            stop=stop_after_attempt(1 + PROBE_RETRIES),
+            wait=lambda state: _pause(request, state.attempt_number - 1),
+            before_sleep=partial(_log_retry, request),
+            reraise=True,
+        )
         try:
-            return [_served(entry, endpoint) for entry in reply["data"]]
+            reply: dict[str, Any] = await retrying(ask)
+        except _Fault:
+            raise _unreachable(request) from None
+        try:
+            return [_served(entry, replica.url) for entry in reply["data"]]
         except (KeyError, TypeError, AttributeError):
             raise EndpointRefused(
-                f"{endpoint}/models answered with something other than a list of models: is that an OpenAI-compatible API?"
+                f"{replica.url}/models answered with something other than a list of models: is that an OpenAI-compatible API?"
             ) from None
 
-    async def _send(
-        self, request: "_Request", replicas: "Sequence[_Replica]", retries: int
-    ) -> tuple[dict[str, Any], str]:
-        try:
-            return await self._attempt(request, replicas)
-        except _Fault as fault:
-            first: list[_Fault] = [fault]
-            failed_at = time.monotonic()
+    async def _persist(self, request: "_Request") -> tuple[dict[str, Any], str]:
+        """Tries a request again that failed once."""
+        first = [request.last]
+        failed_at, answered = time.monotonic(), self._answered()
 
         async def attempt() -> tuple[dict[str, Any], str]:
             # The attempt that was made without tenacity is its first one, so that it costs nothing where nothing fails.
             if first:
                 raise first.pop()
-            return await self._attempt(request, replicas)
+            return await self._attempt(request)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Fault),
-            stop=stop_after_attempt(len(replicas) + retries) | stop_after_delay(self._patience),
-            wait=lambda state: _pause(state, len(replicas)),
-            before_sleep=_log_retry,
+            stop=lambda state: self._gives_up(request, failed_at, answered),
+            wait=lambda state: self._pause(request),
+            before_sleep=partial(_log_retry, request),
             reraise=True,
         )
         try:
             return await retrying(attempt)
         except _Fault:
             pass
-        unreachable = _unreachable(request)
-        if any(replica.answered_at > failed_at for replica in replicas):
-            raise EndpointFailed(f"other requests were answered meanwhile, but not this one: {unreachable}")
-        raise unreachable
+        if request.key is not None:
+            self._failing[request.key] = None
+            if len(self._failing) > REMEMBERED_KEYS:
+                del self._failing[next(iter(self._failing))]
+        raise EndpointFailed(f"other requests were answered meanwhile, but not this one: {_unreachable(request)}")
 
-    async def _attempt(self, request: "_Request", replicas: "Sequence[_Replica]") -> tuple[dict[str, Any], str]:
-        replica = self._choose(request, replicas)
-        failures = replica.failures
+    def _gives_up(self, request: "_Request", failed_at: float, answered: int) -> bool:
+        failed_before = request.key is not None and request.key in self._failing
+        attempts = 1 if failed_before else len(self._replicas) + self._retries
+        late = time.monotonic() - failed_at - request.waited > self._longest
+        if request.heard < attempts and not late:
+            return False
+        if failed_before or self._answered() > answered:
+            return True
+        # Nothing else was answered either, so it is not this request's fault: it waits, and the others with it.
+        for replica in self._replicas:
+            self._lose(replica)
+        return False
+
+    def _pause(self, request: "_Request") -> float:
+        """Seconds until the next attempt: none while a replica is left that was not asked, or none is left to ask."""
+        able = [replica for replica in self._replicas if replica.circuit.state != "open"]
+        if not able:
+            return request.last.retry_after or 0.0
+        if any(replica not in request.faults for replica in able):
+            return 0.0
+        return _pause(request, max(0, request.heard - len(self._replicas)))
+
+    def _answered(self) -> int:
+        return sum(replica.answered for replica in self._replicas)
+
+    async def _attempt(self, request: "_Request") -> tuple[dict[str, Any], str]:
+        replica = self._choose(request) or await self._wait(request)
+        failures, answered = replica.failures, replica.answered
+        trial = replica.avoided_until > 0 and replica.circuit.enter()
         replica.in_flight += 1
         try:
-            reply = await self._exchange(request, replica)
+            if self._on_request is None:
+                reply = await self._exchange(request, replica)
+            else:
+                reply = await self._recorded(request, replica, self._on_request)
         except _Fault as fault:
-            fault.url = replica.url
-            request.faults[replica] = (*request.faults.get(replica, ()), fault)
-            replica.avoid(fault)
+            request.add(fault, replica)
+            self._book(fault, replica, failures, answered, trial=trial)
+            raise
+        except EndpointRefused:
+            if trial:
+                replica.recover(failures)
             raise
         finally:
             replica.in_flight -= 1
-        # A request that was sent before the failure says nothing: a server that drains still finishes what it has.
-        if replica.avoided_until and replica.failures == failures:
-            replica.recover()
-        replica.answered_at = time.monotonic()
+            if trial:
+                replica.circuit.leave()
+        if replica.avoided_until:
+            replica.recover(failures)
+        replica.answered += 1
         return reply, replica.url
 
-    def _choose(self, request: "_Request", replicas: "Sequence[_Replica]") -> "_Replica":
+    def _book(self, fault: "_Fault", replica: "_Replica", failures: int, answered: int, *, trial: bool) -> None:
+        """Notes a fault of a replica, which had that many failures and answers when the request was sent.
+
+        If it answered others meanwhile, it is not lost, however slow it was with this one.
+        """
+        replica.note(fault)
+        closed = replica.circuit.state == "closed"
+        missed = closed and fault.is_loss and replica.answered == answered and replica.circuit.miss(answered)
+        if fault.refused or missed or (trial and not fault.is_alive):
+            self._lose(replica)
+            return
+        if trial:
+            replica.recover(failures)
+        if closed or trial:
+            replica.avoid(fault)
+
+    def _lose(self, replica: "_Replica") -> None:
+        replica.lose()
+        self._watch_lost()
+
+    def _watch_lost(self) -> None:
+        """Makes sure that one prober asks for each lost replica, also when the event loop of the last one is gone."""
+        for replica in self._replicas:
+            prober = self._probers.get(replica)
+            if replica.circuit.state == "open" and not (
+                prober and not prober.done() and prober.get_loop().is_running()
+            ):
+                self._probers[replica] = asyncio.create_task(self._find_again(replica), context=Context())
+
+    async def _find_again(self, replica: "_Replica") -> None:
+        while replica.circuit.state == "open":
+            await asyncio.sleep(replica.circuit.pause())
+            if await self._answers(replica) and replica.circuit.state == "open":
+                replica.try_again()
+
+    async def _answers(self, replica: "_Replica") -> bool:
+        address, timeout = replica.address("/models"), self._probe_timeout
+        try:
+            async with self._session().get(address, timeout=timeout, allow_redirects=False) as response:
+                await response.read()
+        except (aiohttp.ClientError, OSError):
+            return False
+        return not can_heal(response.status)
+
+    async def _wait(self, request: "_Request") -> "_Replica":
+        """Waits until a replica can be asked.
+
+        Raises:
+            EndpointUnreachable: Patience is over.
+        """
+        loop, began, replica = asyncio.get_running_loop(), time.monotonic(), None
+        try:
+            while replica is None:
+                room = self._rooms.get(loop)
+                if room is None:
+                    room = self._rooms[loop] = WaitingRoom(self._places, self._is_hopeless)
+                if not await room.wait():
+                    raise _unreachable(request, self._replicas, waited=time.monotonic() - began)
+                replica = self._choose(request)
+        finally:
+            request.waited += time.monotonic() - began
+        return replica
+
+    def _places(self) -> int:
+        """How many waiting calls may go now."""
+        self._watch_lost()
+        return sum(replica.circuit.places() for replica in self._replicas)
+
+    def _is_hopeless(self) -> bool:
+        if any(replica.circuit.state != "open" for replica in self._replicas):
+            return False
+        return time.monotonic() - max(replica.circuit.lost_at for replica in self._replicas) >= self._patience
+
+    def _choose(self, request: "_Request") -> "_Replica | None":
+        """The replica to ask next; None where all are lost."""
         if request.key is not None and not request.faults:
             home = self._home(request.key)
             if not home.avoided_until:
                 return home
-        return _best(replicas, request)
+        able = [replica for replica in self._replicas if not replica.avoided_until or replica.circuit.places()]
+        if len(able) < len(self._replicas):
+            self._watch_lost()
+        return _best(able, request) if able else None
+
+    async def _recorded(
+        self, request: "_Request", replica: "_Replica", tell: Callable[[RequestRecord], None]
+    ) -> dict[str, Any]:
+        started, code = time.monotonic(), "cancelled"
+        try:
+            reply = await self._exchange(request, replica)
+            code = "200"
+            return reply
+        except _Fault as fault:
+            code = fault.kind.removeprefix("http_")
+            raise
+        except EndpointRefused:
+            code = str(request.status)
+            raise
+        finally:
+            tell(RequestRecord(endpoint=replica.url, code=code, seconds=time.monotonic() - started))
 
     async def _exchange(self, request: "_Request", replica: "_Replica") -> dict[str, Any]:
         # Of aiohttp's errors only the words are kept: their frames and their requests hold the key.
@@ -268,7 +494,9 @@ class EndpointPool:
         except TimeoutError as error:
             raise _Fault(str(error) or f"no answer within {request.timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Fault(words(str(error).encode(), self._secret) or type(error).__name__) from None
+            refused = isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED
+            raise _Fault(words(str(error).encode(), self._secret) or type(error).__name__, refused=refused) from None
+        request.status = response.status
         if response.status == 200:
             return self._read(body)
         if can_heal(response.status):
@@ -322,12 +550,28 @@ class EndpointPool:
 class _Fault(Exception):
     """One attempt failed in a way that may heal."""
 
-    def __init__(self, what: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, what: str, *, status: int | None = None, retry_after: float | None = None, refused: bool = False
+    ) -> None:
         super().__init__(what)
         self.status = status
         """Of the reply, if there was one."""
         self.retry_after = retry_after
+        self.refused = refused
+        """Whether nobody listened, so that nothing was asked."""
         self.url = ""
+        self.number = 0
+        """Which of its request's faults it is."""
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the server may be gone."""
+        return self.status is None or self.status in GATEWAY_FAULTS
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the server is there and asks to wait."""
+        return self.status == 429 or (self.status in FULL and self.retry_after is not None)
 
     @property
     def kind(self) -> str:
@@ -339,11 +583,17 @@ class _Fault(Exception):
 class _Replica:
     url: str
     in_flight: int = 0
+    answered: int = 0
+    """How many whole replies it has given."""
     failures: int = 0
+    """How often it was avoided or given up."""
     avoided_until: float = 0.0
-    """On the monotonic clock; 0 while it is well."""
-    answered_at: float = 0.0
-    """When it last gave a whole reply, on the monotonic clock."""
+    """On the monotonic clock; 0 while it is well, infinite while its circuit is open."""
+    circuit: Circuit = field(default_factory=Circuit)
+    faults: int = 0
+    last_error: str | None = None
+    last_words: str = ""
+    """What went wrong last, in the endpoint's words: for the user, and not for logs."""
     addresses: dict[str, URL] = field(default_factory=dict)
 
     def address(self, path: str) -> URL:
@@ -355,18 +605,36 @@ class _Replica:
     def weight(self, key: str) -> bytes:
         return hashlib.blake2b(f"{self.url} {key}".encode(), digest_size=8).digest()
 
+    def note(self, fault: _Fault) -> None:
+        self.faults += 1
+        self.last_error, self.last_words = fault.kind, str(fault)
+
     def avoid(self, fault: _Fault) -> None:
-        # One that is merely full (429, 503) keeps its conversations, unless it says itself for how long to stay away.
-        seconds = fault.retry_after or (0.0 if fault.status in (429, 503) else AVOID_SECONDS)
+        # One that is merely full keeps its conversations, unless it says itself for how long to stay away.
+        seconds = fault.retry_after or (0.0 if fault.status in FULL else AVOID_SECONDS)
         if seconds:
             self.failures += 1
-            if not self.avoided_until:
-                _log.warning("endpoint_failed", endpoint=self.url, fault=fault.kind)
-            self.avoided_until = time.monotonic() + seconds
+            self.avoided_until = max(self.avoided_until, time.monotonic() + seconds)
 
-    def recover(self) -> None:
+    def lose(self) -> None:
+        self.failures += 1
+        self.avoided_until = math.inf
+        if self.circuit.open():
+            _log.warning("endpoint_lost", endpoint=self.url, fault=self.last_error)
+
+    def try_again(self) -> None:
+        self.avoided_until = time.monotonic()
+        self.circuit.half_open()
+
+    def recover(self, failures: int) -> None:
+        """It answered a request that was sent when it had failed that often."""
+        # If it failed since then, that says nothing: a server that drains still finishes what it has.
+        if self.failures != failures:
+            return
         self.avoided_until = 0.0
-        _log.info("endpoint_recovered", endpoint=self.url)
+        lost_at = self.circuit.lost_at
+        if self.circuit.close():
+            _log.info("endpoint_back", endpoint=self.url, seconds=round(time.monotonic() - lost_at, 1))
 
 
 @dataclass(slots=True)
@@ -379,10 +647,28 @@ class _Request:
     id: str | None = None
     faults: dict[_Replica, tuple[_Fault, ...]] = field(default_factory=dict)
     """What went wrong so far, by replica."""
+    waited: float = 0.0
+    """Seconds that it waited for a replica."""
+    status: int = 0
+    """Of the last reply."""
 
     @property
     def attempts(self) -> int:
         return sum(map(len, self.faults.values()))
+
+    @property
+    def heard(self) -> int:
+        """Attempts at which somebody listened. The others asked nothing, and their replica's circuit is open since."""
+        return sum(not fault.refused for faults in self.faults.values() for fault in faults)
+
+    @property
+    def last(self) -> _Fault:
+        """What went wrong last."""
+        return max((faults[-1] for faults in self.faults.values()), key=lambda fault: fault.number)
+
+    def add(self, fault: _Fault, replica: _Replica) -> None:
+        fault.url, fault.number = replica.url, self.attempts
+        self.faults[replica] = (*self.faults.get(replica, ()), fault)
 
     def headers(self) -> dict[str, str]:
         if self.id is None:
@@ -414,35 +700,34 @@ def _best(replicas: Sequence[_Replica], request: _Request) -> _Replica:
     return _home(able, request.key)
 
 
-def _pause(state: RetryCallState, replicas: int) -> float:
-    """Seconds until the next attempt: none while a replica is left that was not asked."""
-    further = state.attempt_number - replicas
-    if further < 0:
-        return 0.0
-    fault = state.outcome.exception() if state.outcome else None
-    asked = fault.retry_after if isinstance(fault, _Fault) else None
+def _pause(request: _Request, further: int) -> float:
+    """Seconds until the next attempt, after so many that followed the first at each replica."""
     backoff = min(LONGEST_WAIT, FIRST_WAIT * 2.0**further) * random.uniform(0.5, 1.0)
-    return max(backoff, asked or 0.0)
+    return max(backoff, request.last.retry_after or 0.0)
 
 
-def _log_retry(state: RetryCallState) -> None:
-    fault = state.outcome.exception() if state.outcome else None
-    if isinstance(fault, _Fault) and state.next_action:
+def _log_retry(request: _Request, state: RetryCallState) -> None:
+    if state.next_action:
         _log.debug(
             "call_retried",
-            endpoint=fault.url,
-            fault=fault.kind,
-            attempts=state.attempt_number,
+            endpoint=request.last.url,
+            fault=request.last.kind,
+            attempts=request.attempts,
             seconds=round(state.next_action.sleep, 2),
         )
 
 
-def _unreachable(request: _Request) -> EndpointUnreachable:
-    times = f"{request.attempts} attempts" if request.attempts > 1 else "one attempt"
-    last = "; ".join(f"{replica.url}: {faults[-1]}" for replica, faults in request.faults.items())
+def _unreachable(
+    request: _Request, replicas: Sequence[_Replica] = (), *, waited: float | None = None
+) -> EndpointUnreachable:
+    attempts = "one attempt" if request.attempts == 1 else f"{request.attempts or 'no'} attempts"
+    waiting = "" if waited is None else f" and {waited:.0f} s of waiting for it to come back"
+    last = {replica.url: replica.last_words for replica in replicas}
+    last |= {replica.url: str(faults[-1]) for replica, faults in request.faults.items()}
     return EndpointUnreachable(
-        f"no usable answer after {times} ({last}). Check that the server runs at that URL, is not overloaded, and can be "
-        "reached from here; its log says more. `tutelage doctor` asks every endpoint."
+        f"no usable answer after {attempts}{waiting} ({'; '.join(f'{url}: {what}' for url, what in last.items())}). "
+        "Check that the server runs at that URL, is not overloaded, and can be reached from here; its log says more. "
+        "`tutelage doctor` asks every endpoint."
     )
 
 
