@@ -1,12 +1,14 @@
 """The files that briefs come in: JSONL, CSV and Parquet. Each is read in order, and any of its records once more."""
 
 import csv
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import Any, BinaryIO, ClassVar, Final, Self
 
 import orjson
 
@@ -14,6 +16,45 @@ from tutelage.errors import BriefError
 
 _BOM: Final = b"\xef\xbb\xbf"
 """What some editors write in front of UTF-8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a file of lines, from the beginning of one line to the end of another."""
+
+    start: int = 0
+    """The byte it begins at."""
+    line: int = 1
+    """The number of its first line, from 1."""
+    stop: int = sys.maxsize
+    """The byte it ends before."""
+
+
+WHOLE: Final = Part()
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a file system says of a file: where it is equal, the file has not changed."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    """Nanoseconds."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """The file's stamp now; None if it is not there."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+class TornRecord(ValueError):
+    """A record that is broken only in that its end is not there (yet)."""
 
 
 class BriefFile(ABC):
@@ -26,6 +67,8 @@ class BriefFile(ABC):
     """What its records are counted in, from 1."""
     holds_lists: ClassVar[bool] = True
     """Whether a value can be a list, or a list must be written as text."""
+    has_lines: ClassVar[bool] = True
+    """Whether its addresses are bytes and it can be read in parts: what is appended to it leaves the rest as it was."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,8 +79,11 @@ class BriefFile(ABC):
         return None
 
     @abstractmethod
-    def records(self) -> Iterator[tuple[int, int, Any]]:
+    def records(self, part: Part = WHOLE) -> Iterator[tuple[int, int, Any]]:
         """The records as they stand in the file: number (a line or a row), address, and what `parse` reads.
+
+        Args:
+            part: Where in the file; a file that has no lines is always read whole.
 
         Raises:
             BriefError: The file cannot be read, or not on from there.
@@ -56,6 +102,7 @@ class BriefFile(ABC):
         """A record's values by column.
 
         Raises:
+            TornRecord: It is not all there.
             ValueError: It is broken; the message says how.
         """
 
@@ -79,11 +126,14 @@ class BriefFile(ABC):
 class JsonLinesFile(BriefFile):
     """One JSON object a line. Addresses are bytes."""
 
-    def records(self) -> Iterator[tuple[int, int, bytes]]:
+    def records(self, part: Part = WHOLE) -> Iterator[tuple[int, int, bytes]]:
         """The lines that are not blank."""
-        address = 0
+        address, stop = part.start, part.stop
         with self._open() as file:
-            for number, line in enumerate(file, start=1):
+            file.seek(address)
+            for number, line in enumerate(file, start=part.line):
+                if address >= stop:
+                    return
                 if line.strip() not in (b"", _BOM):
                     yield number, address, line
                 address += len(line)
@@ -114,68 +164,92 @@ class CsvFile(BriefFile):
     def columns(self) -> Sequence[str]:
         """The header."""
         with self._open() as file:
-            header = next(self._cells(_Lines(file)), (1, 0, []))[2]
-        columns = [name.strip() for name in header]
+            number, _, header = next(_rows(_Lines(file, WHOLE)), (1, 0, []))
+        try:
+            columns = [name.strip() for name in _whole(header)]
+        except ValueError as error:
+            raise BriefError(f"{self.place(number)}: {error}") from error
         if len(set(columns)) < len(columns):
             raise BriefError(f"{self.place(1)}: the header has a name twice; it has {', '.join(columns)}")
         return columns
 
-    def records(self) -> Iterator[tuple[int, int, list[str]]]:
-        """The rows after the header that have a value."""
+    def records(self, part: Part = WHOLE) -> Iterator[tuple[int, int, "_Row"]]:
+        """The rows after the header that have a value, and those that cannot be read."""
         with self._open() as file:
-            rows = self._cells(_Lines(file))
-            next(rows, None)
-            yield from (row for row in rows if any(row[2]))
+            rows = _rows(_Lines(file, part))
+            if not part.start:
+                next(rows, None)
+            yield from (row for row in rows if isinstance(row[2], ValueError) or any(row[2]))
 
-    def record(self, address: int) -> list[str]:
+    def record(self, address: int) -> "_Row":
         """The row that begins at that byte."""
         with self._open() as file:
-            file.seek(address)
-            return next(self._cells(_Lines(file)), (1, 0, []))[2]
+            return next(_rows(_Lines(file, Part(start=address))), (1, 0, []))[2]
 
-    def parse(self, record: list[str]) -> dict[str, Any]:
+    def parse(self, record: "_Row") -> dict[str, Any]:
         """The row's values that are not empty."""
-        if len(record) != len(self.columns):
-            raise ValueError(f"has {len(record)} cells, but the header has {len(self.columns)}")
-        return {column: cell for column, cell in zip(self.columns, record, strict=True) if cell.strip()}
+        cells = _whole(record)
+        if len(cells) != len(self.columns):
+            raise ValueError(f"has {len(cells)} cells, but the header has {len(self.columns)}")
+        return {column: cell for column, cell in zip(self.columns, cells, strict=True) if cell.strip()}
 
-    def _cells(self, lines: "_Lines") -> Iterator[tuple[int, int, list[str]]]:
-        rows = csv.reader(lines, strict=True)
-        while True:
-            number, address = rows.line_num + 1, lines.address
-            try:
-                yield number, address, next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise BriefError(f"{self.place(number)}: is no valid CSV: {error}") from error
-            except UnicodeDecodeError as error:
-                raise BriefError(f"{self.place(number)}: is not UTF-8: save the file as UTF-8") from error
+
+_Row = list[str] | ValueError
+"""The cells of a row, or what is wrong with it."""
+
+
+def _rows(lines: "_Lines") -> Iterator[tuple[int, int, _Row]]:
+    rows = csv.reader(lines, strict=True)
+    row: _Row
+    while True:
+        number, address = lines.number, lines.address
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row = (TornRecord if lines.over else ValueError)(f"is no valid CSV: {error}")
+        except UnicodeDecodeError:
+            row = ValueError("is not UTF-8: save the file as UTF-8")
+        yield number, address, row
+
+
+def _whole(row: _Row) -> list[str]:
+    if isinstance(row, ValueError):
+        raise row
+    return row
 
 
 class _Lines:
-    """The lines of a file as text, for `csv`, with the byte that each row begins at: a row may have many lines."""
+    """A file's lines as text, for `csv`, and where the next one begins: a row may have many lines."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.address = 0
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        file.seek(part.start)
+        self.address = part.start
+        self.number = part.line
+        self.over = False
         self._file = file
+        self._stop = part.stop
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline()
+        line = self._file.readline() if self.address < self._stop else b""
         if not line:
+            self.over = True
             raise StopIteration
-        text = (line if self.address else line.removeprefix(_BOM)).decode()
+        is_first = not self.address
         self.address += len(line)
-        return text
+        self.number += 1
+        return (line.removeprefix(_BOM) if is_first else line).decode()
 
 
 class ParquetFile(BriefFile):
     """Apache Parquet. Addresses are rows, from 0."""
 
     unit = "row"
+    has_lines = False
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -187,8 +261,8 @@ class ParquetFile(BriefFile):
         with self._parquet() as file:
             return list(file.schema_arrow.names)
 
-    def records(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """The rows."""
+    def records(self, part: Part = WHOLE) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """All rows."""
         address = 0
         with self._parquet() as file:
             for batch in file.iter_batches(batch_size=1024):

@@ -4,16 +4,17 @@ Of a million briefs a run holds their ids and where each of them stands, not the
 """
 
 import glob
+import threading
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
 
-from tutelage.briefs.files import BriefFile, open_briefs
+from tutelage.briefs.files import WHOLE, Part, Stamp, TornRecord, open_briefs
 from tutelage.config import BriefSource
 from tutelage.dialogue.brief import Brief, Misconception
 from tutelage.dialogue.graph import missing
@@ -21,6 +22,9 @@ from tutelage.errors import BriefError
 
 MOST_PROBLEMS: Final = 10
 """So many briefs that do not hold are named in one message."""
+
+_GONE: Final = 2**64 - 1
+"""The address of a brief that is in no file any more."""
 
 _NESTED: Final = frozenset(f"misconception.{name}" for name in Misconception.model_fields)
 _KEYS: Final = (frozenset(Brief.model_fields) - {"misconception", "extra"}) | _NESTED
@@ -37,14 +41,21 @@ _PLAINLY: Final = {
 
 
 class BriefIndex:
-    """Where each brief of a run stands. Its length is their number, and iterated it gives their ids, in order."""
+    """Where each brief of a run stands. Its length is their number, and iterated it gives their ids, in order.
+
+    Positions never change: what is found later comes after what was there, and a brief whose line is gone keeps its
+    position. One thread may add and move briefs while others read them.
+    """
 
     def __init__(self) -> None:
-        self._sources: list[_Source] = []
-        self._starts: list[int] = []
+        self.sources: list[Source] = []
+        """The files, by their slots: what the other methods call them. Several slots may be of one file."""
         self._ids: list[str] = []
+        self._slots = array("L")
         self._addresses = array("Q")
         self._numbers = array("L")
+        self._lock = threading.Lock()
+        self._gone = 0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -52,9 +63,18 @@ class BriefIndex:
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
 
+    @property
+    def there(self) -> int:
+        """How many of the briefs are still there."""
+        return len(self) - self._gone
+
     def id(self, position: int) -> str:
         """A brief's id, by its place in the order, from 0."""
         return self._ids[position]
+
+    def is_there(self, position: int) -> bool:
+        """Whether the brief is still in its file, as far as is known."""
+        return self._addresses[position] != _GONE
 
     def brief(self, position: int) -> Brief:
         """Reads a brief from its file.
@@ -62,32 +82,125 @@ class BriefIndex:
         Raises:
             BriefError: The file is not what it was when it was indexed.
         """
-        source = self._source(position)
+        source, number, address = self._at(position)
+        if address == _GONE:
+            raise BriefError(f"{source.file.show()} no longer has the brief {self._ids[position]!r}")
         try:
-            brief = source.brief(source.file.record(self._addresses[position]))
+            brief = source.brief(source.file.record(address))
         except ValueError as error:
-            raise BriefError(f"{self.place(position)}: has changed since the run began: {error}") from error
+            raise BriefError(f"{source.file.place(number)}: has changed since the run began: {error}") from error
         if brief.id != self._ids[position]:
-            raise BriefError(f"{self.place(position)}: has changed since the run began: start the run again")
+            raise BriefError(f"{source.file.place(number)}: has changed since the run began: start the run again")
         return brief
 
     def place(self, position: int) -> str:
-        """Where a brief stands, as a message gives it: file and line."""
-        return self._source(position).file.place(self._numbers[position])
+        """Where a brief stands, or stood, as a message gives it: file and line."""
+        source, number, _ = self._at(position)
+        return source.file.place(number)
 
-    def begin(self, source: "_Source") -> None:
-        """What is added from now on is of this source."""
-        self._sources.append(source)
-        self._starts.append(len(self))
+    def begin(self, source: "Source", instead_of: int | None = None) -> int:
+        """Takes in a file, or anew a file that has changed; its slot."""
+        if instead_of is not None:
+            before = self.sources[instead_of]
+            self.sources[:] = [source if each is before else each for each in self.sources]
+        self.sources.append(source)
+        return len(self.sources) - 1
 
-    def add(self, brief_id: str, number: int, address: int) -> None:
-        """Adds a brief: its line or row, and its address in the file."""
-        self._ids.append(brief_id)
+    def add(self, brief_id: str, slot: int, number: int, address: int) -> None:
+        """Adds a brief: its file, its line or row, and its address in the file."""
+        self._slots.append(slot)
         self._addresses.append(address)
         self._numbers.append(number)
+        self._ids.append(brief_id)  # last: from now on it counts
 
-    def _source(self, position: int) -> "_Source":
-        return self._sources[bisect_right(self._starts, position) - 1]
+    def move(self, position: int, slot: int, number: int, address: int) -> None:
+        """Says where a brief stands now."""
+        with self._lock:
+            self._gone += (address == _GONE) - (self._addresses[position] == _GONE)
+            self._slots[position] = slot
+            self._numbers[position] = number
+            self._addresses[position] = address
+
+    def drop(self, position: int) -> None:
+        """Says that a brief is gone from its file."""
+        self.move(position, self._slots[position], self._numbers[position], _GONE)
+
+    def slot(self, position: int) -> int:
+        """The file that a brief is in, or was."""
+        return self._slots[position]
+
+    def address(self, position: int) -> int:
+        """Where in its file a brief begins."""
+        return self._addresses[position]
+
+    def positions(self, slots: Collection[int]) -> list[int]:
+        """The briefs that are there in some of the files."""
+        return [position for position, slot in enumerate(self._slots) if slot in slots and self.is_there(position)]
+
+    def _at(self, position: int) -> tuple["Source", int, int]:
+        with self._lock:
+            return self.sources[self._slots[position]], self._numbers[position], self._addresses[position]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A record that is no brief for this run, and why."""
+
+    number: int
+    address: int
+    reason: str
+    torn: bool = False
+    """Whether it is broken only in that its end is not there."""
+
+
+class Intake:
+    """Takes briefs into an index.
+
+    Args:
+        index: What they are added to. Nobody else adds to it from now on.
+        make_graph: The graph whose needs each brief must meet.
+    """
+
+    def __init__(self, index: BriefIndex, make_graph: Callable[[], Any] | None = None) -> None:
+        self._index = index
+        self._make_graph = make_graph
+        self._positions = {brief_id: position for position, brief_id in enumerate(index)}
+
+    def take(
+        self, slot: int, part: Part = WHOLE, *, moved_from: Collection[int] = (), back: list[int] | None = None
+    ) -> Iterator[Refused]:
+        """Adds the briefs of a file, and gives the records that it refuses.
+
+        A brief that was gone is there again, with the position it had.
+
+        Args:
+            slot: The file's, in the index.
+            part: Where in the file.
+            moved_from: The slots of what files were before: a brief of one of them is not there twice, it has moved.
+            back: Is given the positions of the briefs that were gone.
+
+        Raises:
+            BriefError: The file cannot be read, or not on from there.
+        """
+        index, positions, source = self._index, self._positions, self._index.sources[slot]
+        for number, address, record in source.file.records(part):
+            try:
+                brief = source.brief(record)
+                _check_needs(brief, self._make_graph)
+                position = positions.setdefault(brief.id, len(index))
+                if position == len(index):
+                    index.add(brief.id, slot, number, address)
+                elif not index.is_there(position):
+                    index.move(position, slot, number, address)
+                    if back is not None:
+                        back.append(position)
+                elif index.slot(position) in moved_from:
+                    index.move(position, slot, number, address)
+                elif (index.slot(position), index.address(position)) != (slot, address):
+                    raise ValueError(_said_twice(brief.id, index.place(position)))
+            except ValueError as error:
+                torn = isinstance(error, TornRecord)
+                yield Refused(number=number, address=address, reason=str(error), torn=torn)
 
 
 def read_briefs(
@@ -104,21 +217,14 @@ def read_briefs(
         BriefError: A file, or some of the briefs, do not hold; the message names the first ten with file and line.
     """
     index, problems = BriefIndex(), list[str]()
-    positions: dict[str, int] = {}
-    for source in _sources(sources, folder):
-        index.begin(source)
-        for number, address, record in source.file.records():
-            try:
-                brief = source.brief(record)
-                _check_needs(brief, make_graph)
-                position = positions.setdefault(brief.id, len(index))
-                if position != len(index):
-                    raise ValueError(_said_twice(brief.id, index.place(position)))
-                index.add(brief.id, number, address)
-            except ValueError as error:
-                problems.append(f"{source.file.place(number)}: {error}")
-                if len(problems) == MOST_PROBLEMS:
-                    raise BriefError("\n".join([*problems, "(and perhaps more after these)"])) from error
+    intake = Intake(index, make_graph)
+    check_sources(sources, folder)
+    for path, entry in find(sources, folder):
+        source = Source(path, entry.map)
+        for refused in intake.take(index.begin(source)):
+            problems.append(f"{source.file.place(refused.number)}: {refused.reason}")
+            if len(problems) == MOST_PROBLEMS:
+                raise BriefError("\n".join([*problems, "(and perhaps more after these)"]))
         source.check_map()
     if problems:
         raise BriefError("\n".join(problems))
@@ -140,11 +246,19 @@ def _said_twice(brief_id: str, place: str) -> str:
     )
 
 
-class _Source:
-    """A file, and which of its columns hold which keys of a brief."""
+class Source:
+    """A file, and which of its columns hold which keys of a brief.
 
-    def __init__(self, file: BriefFile, mapping: Mapping[str, str]) -> None:
-        self.file = file
+    Raises:
+        BriefError: The file's format is unknown, or it has a header that does not fit.
+    """
+
+    def __init__(self, path: Path, mapping: Mapping[str, str]) -> None:
+        self.stamp = Stamp.of(path)
+        """As the file was before anything of it was read."""
+        self.file = file = open_briefs(path)
+        self.map = dict(mapping)
+        """As the config gives it."""
         self._mapping = dict(mapping)
         if file.columns is not None:
             self._mapping |= {key: key for key in _NESTED.intersection(file.columns).difference(mapping)}
@@ -204,7 +318,22 @@ class _Source:
         return mapped
 
 
-def _sources(sources: Sequence[BriefSource], folder: Path) -> Iterator[_Source]:
+def find(sources: Sequence[BriefSource], folder: Path) -> Iterator[tuple[Path, BriefSource]]:
+    """The files that the config's patterns match now, each once, with the first entry that matches it."""
+    found: set[Path] = set()
+    for source in sources:
+        for path in _files(source.from_, folder):
+            if path not in found:
+                found.add(path)
+                yield path, source
+
+
+def check_sources(sources: Sequence[BriefSource], folder: Path) -> None:
+    """Makes sure that the config's `briefs:` make sense, and match some files.
+
+    Raises:
+        BriefError: They do not.
+    """
     found: set[Path] = set()
     for source in sources:
         if unknown := [key for key in source.map if key not in _KEYS]:
@@ -212,11 +341,17 @@ def _sources(sources: Sequence[BriefSource], folder: Path) -> Iterator[_Source]:
                 f"briefs: from {source.from_!r}: map: {unknown[0]!r} is no key of a brief; "
                 f"there are {', '.join(sorted(_KEYS))}"
             )
-        for path in _files(source.from_, folder):
-            if path in found:
-                raise BriefError(f"briefs: {path} is read by two entries: {source.from_!r} is the second")
-            found.add(path)
-            yield _Source(open_briefs(path), source.map)
+        if (folder.resolve() / Path(source.from_).expanduser()).is_dir():
+            pattern = source.from_.rstrip("/") + "/*.jsonl"
+            raise BriefError(f"briefs: {source.from_!r} is a folder: write {pattern!r} for its files")
+        paths = _files(source.from_, folder)
+        if not paths:
+            raise BriefError(
+                f"briefs: no file matches {source.from_!r}; looked from the folder {str(folder.resolve())!r}"
+            )
+        if twice := found.intersection(paths):
+            raise BriefError(f"briefs: {min(twice)} is read by two entries: {source.from_!r} is the second")
+        found.update(paths)
 
 
 def _files(pattern: str, folder: Path) -> list[Path]:
@@ -224,13 +359,8 @@ def _files(pattern: str, folder: Path) -> list[Path]:
     meant = folder.resolve() / Path(pattern).expanduser()
     if meant.is_file():
         return [meant]
-    if meant.is_dir():
-        raise BriefError(f"briefs: {pattern!r} is a folder: write {pattern.rstrip('/') + '/*.jsonl'!r} for its files")
     names = glob.glob(str(Path(pattern).expanduser()), root_dir=folder.resolve(), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    paths = sorted(path for name in names if (path := folder.resolve() / name).is_file())
-    if not paths:
-        raise BriefError(f"briefs: no file matches {pattern!r}; looked from the folder {str(folder.resolve())!r}")
-    return paths
+    return sorted(path for name in names if (path := folder.resolve() / name).is_file())
 
 
 def _list(cell: str) -> Any:
