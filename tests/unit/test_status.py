@@ -12,13 +12,14 @@ from tutelage.generation.status import Status, render_status, status_line
 NOW = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)
 
 SPEED = {"tokens_per_second": 512.3, "seconds_left": 12_000}
-UP = {"model": "large", "url": "http://gpu-1:8000/v1", "state": "up", "in_flight": 128, "waiting": 3}
+UP = {"model": "large", "url": "http://gpu-1:8000/v1", "state": "closed", "in_flight": 128, "queue": 3}
 DOWN = {
     "model": "large",
     "url": "http://gpu-2:8000/v1",
-    "state": "down",
+    "state": "open",
     "since": NOW - timedelta(minutes=5),
-    "reason": "connection refused",
+    "failures": 7,
+    "last_error": "no_answer",
 }
 
 
@@ -38,12 +39,13 @@ def status(**changes: Any) -> Status:
         "set_aside": 3,
         "set_aside_first": [{"id": "a1b2", "brief": "halves", "reason": "wrong_shape", "detail": "no JSON\nat all"}],
         "endpoints": [UP, DOWN],
+        "waiting_calls": 12,
         "watermarks": [
             {"name": "memory", "now": 0.93, "mark": 0.9, "holds": True},
             {"name": "disk", "now": 120.04, "mark": 1},
             {"name": "waiting", "now": 3, "mark": 64},
         ],
-        "disk": {"free": 120 * 2**30, "transcripts": 3 * 2**30, "checkpoints": 5 * 2**20},
+        "disk": {"free": 120 * 2**30, "used": {"transcripts": 3 * 2**30, "checkpoints": 5 * 2**20}},
         "memory": 2**29,
         "reload": {"at": NOW - timedelta(minutes=1), "changed": ["roles", "limits"]},
         **changes,
@@ -64,8 +66,9 @@ def test_a_person_reads_a_fact_a_line() -> None:
         "  set aside   3, to be tried again by `tutelage retry runs/fractions`",
         "              a1b2 of brief halves: wrong_shape no JSON at all",
         "              and 2 more",
-        "  endpoints   large http://gpu-1:8000/v1 up · 128 in flight · 3 waiting",
-        "              large http://gpu-2:8000/v1 down for 5 min · 0 in flight · connection refused",
+        "  endpoints   large http://gpu-1:8000/v1 up · 128 in flight · 3 in its queue",
+        "              large http://gpu-2:8000/v1 down for 5 min · 0 in flight · 7 failures, the last no_answer",
+        "              12 calls wait for one that answers",
         "  watermarks  memory 93% in use, mark 90%: nothing new begins",
         "              disk 120.0 GiB free, mark 1 GiB",
         "              3 requests waiting at an endpoint, mark 64",
@@ -91,7 +94,7 @@ def test_a_daemon_that_has_just_begun_has_little_to_say() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"state": "waiting", "reason": "large"}, "waiting for endpoints (large)"),
+        ({"state": "waiting", "reason": "no endpoint of large answers"}, "waiting (no endpoint of large answers)"),
         ({"state": "held", "reason": "memory"}, "held back (memory)"),
         ({"state": "draining"}, "draining"),
     ],
@@ -117,13 +120,15 @@ def test_nothing_in_a_status_steers_the_terminal() -> None:
         version=wild,
         outcomes={wild: {wild: 1}},
         set_aside_first=[{"id": wild, "brief": wild, "reason": wild}],
-        endpoints=[{"model": wild, "url": wild, "state": "down", "reason": wild}],
+        endpoints=[{"model": wild, "url": wild, "state": "open", "last_error": wild}],
+        watermarks=[{"name": wild, "now": 1, "mark": 1}],
+        disk={"free": 1, "used": {wild: 1}},
         reload={"at": NOW, "refused": wild},
     )
     for text in (page(shown), status_line(shown)):
         assert not any(character in text for character in "\x1b\x07\x9b")
         assert "[red]" in text
-    assert len(page(shown).splitlines()) == 14
+    assert len(page(shown).splitlines()) == 13
 
 
 def test_a_status_of_a_newer_daemon_is_read_and_kept() -> None:

@@ -182,7 +182,7 @@ class ControlServer:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The one way of every request, whichever way it came."""
         if request.path not in _COMMANDS:
-            return _refusal(404, f"there is no {request.path}, but {', '.join(_COMMANDS)}")
+            return _refusal(404, f"there is no {request.path}, but {', '.join(PATHS)}")
         method, command = _COMMANDS[request.path]
         if request.method != method:
             return _refusal(405, f"{request.path} wants {method}, not {request.method}", Allow=method)
@@ -253,6 +253,9 @@ _COMMANDS: Final[dict[str, tuple[str, Callable[[ControlServer, bytes], Awaitable
     "/reload": ("POST", ControlServer._reload),
     "/retry": ("POST", ControlServer._retry),
 }
+
+PATHS: Final = tuple(_COMMANDS)
+"""All that can be asked."""
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

@@ -6,11 +6,11 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tutelage.errors import TutelageError
 from tutelage.generation.progress import duration
+from tutelage.serving.circuit import CircuitState
 from tutelage.transcripts.terminal import Aside, one_line
 
 UNBOUNDED: Final = 1_000_000
@@ -24,7 +24,7 @@ State = Literal["starting", "running", "idle", "paused", "waiting", "held", "dra
 - running: dialogues are begun as others end
 - idle: nothing is owed; it waits for new briefs
 - paused: by command, nothing new begins; what is under way goes on
-- waiting: a model has no endpoint that answers
+- waiting: something is away that it cannot go on without, a model's endpoints or room on the disk; it goes on by itself
 - held: a watermark holds new dialogues back
 - draining: it comes to its end
 """
@@ -68,25 +68,26 @@ class EndpointStatus(Part):
     model: str
     """The model's name in the config."""
     url: str
-    state: Literal["up", "trying", "down"]
-    """down: its circuit is open, nothing is sent to it; trying: one request is sent, to see whether it is back."""
+    state: CircuitState
+    """Of its circuit breaker. open: nothing is sent to it; half_open: a few requests, to see whether it is back."""
     since: datetime | None = None
     in_flight: int = 0
-    """Our calls that it has not answered yet."""
-    waiting: int | None = None
-    """Requests in its queue, by its own metrics; None where it has none."""
-    reason: str = ""
-    """Why it is not up."""
+    """Requests that it has not answered yet."""
+    queue: int | None = None
+    """Requests that wait in it, by its own metrics; None where it has none."""
+    failures: int = 0
+    """Faults since the daemon was started."""
+    last_error: str | None = None
+    """The kind of the last one: `no_answer`, `http_503`."""
 
 
 class Watermark(Part):
     """Something of which there is enough, or too much, to begin new dialogues."""
 
-    name: Literal["memory", "disk", "waiting"]
-    """memory: the share in use; disk: GiB free; waiting: the longest queue of an endpoint."""
+    name: str
+    """As in the config under `watermarks:`. memory: the share in use; disk: GiB free; waiting: the longest queue."""
     now: float
     mark: float
-    """As in the config under `watermarks:`."""
     holds: bool = False
     """Whether it holds new dialogues back."""
 
@@ -95,8 +96,8 @@ class Disk(Part):
     """Bytes where the run folder is."""
 
     free: int
-    transcripts: int = 0
-    checkpoints: int = 0
+    used: dict[str, int] = Field(default_factory=dict)
+    """By part of the run folder: transcripts, messages, checkpoints, ledger."""
 
 
 class Reload(Part):
@@ -134,6 +135,8 @@ class Status(Part):
     set_aside_first: list[SetAside] = Field(default_factory=list)
     """Ten of them at most."""
     endpoints: list[EndpointStatus] = Field(default_factory=list)
+    waiting_calls: int = 0
+    """Calls that wait for an endpoint that answers."""
     watermarks: list[Watermark] = Field(default_factory=list)
     disk: Disk | None = None
     memory: int | None = None
@@ -148,7 +151,7 @@ def status_line(status: Status) -> str:
     parts = [f"{_state(status)}: {done}", f"{progress.under_way:,} under way"]
     if status.set_aside:
         parts.append(f"{status.set_aside:,} set aside")
-    if down := sum(endpoint.state == "down" for endpoint in status.endpoints):
+    if down := sum(endpoint.state == "open" for endpoint in status.endpoints):
         parts.append(f"{down} of {len(status.endpoints)} endpoints down")
     return one_line(", ".join(parts)).plain
 
@@ -181,17 +184,16 @@ def render_status(data: Mapping[str, Any], console: Console | None = None) -> st
     return capture.get().rstrip("\n")
 
 
-_STYLES: Final[dict[str, str]] = {
-    "running": "bold green",
-    "idle": "bold green",
-    "up": "green",
-    "down": "bold red",
-    "waiting": "bold red",
+_STYLES: Final[dict[str, str]] = {"running": "bold green", "idle": "bold green", "waiting": "bold red"}
+_ENDPOINTS: Final[dict[str, tuple[str, str]]] = {
+    "closed": ("up", "green"),
+    "half_open": ("coming back", "yellow"),
+    "open": ("down", "bold red"),
 }
 
 
 def _state(status: Status) -> str:
-    words = {"waiting": "waiting for endpoints", "held": "held back"}.get(status.state, status.state)
+    words = "held back" if status.state == "held" else status.state
     return f"{words} ({status.reason})" if status.reason else words
 
 
@@ -201,7 +203,7 @@ def _heading(status: Status) -> Text:
     return Text.assemble(one_line(status.run, "bold"), "  ", state, f" for {since}")
 
 
-def _facts(status: Status) -> Iterator[tuple[str, list[Text | Table]]]:
+def _facts(status: Status) -> Iterator[tuple[str, list[Text]]]:
     """The names and lines of what there is to say."""
     yield "progress", [Text(" · ".join(_progress(status.progress)))]
     if status.outcomes:
@@ -215,13 +217,14 @@ def _facts(status: Status) -> Iterator[tuple[str, list[Text | Table]]]:
             [one_line(line) for line in [head, *shown, *[f"and {more:,} more"] * (more > 0 < len(shown))]],
         )
     if status.endpoints:
-        yield "endpoints", [_endpoint(endpoint, status.at) for endpoint in status.endpoints]
+        waiting = [Text(f"{status.waiting_calls:,} calls wait for one that answers", "yellow")]
+        lines = [_endpoint(endpoint, status.at) for endpoint in status.endpoints]
+        yield "endpoints", lines + (waiting if status.waiting_calls else [])
     if status.watermarks:
         yield "watermarks", [_watermark(watermark) for watermark in status.watermarks]
     if status.disk:
-        disk = status.disk
-        parts = [f"{_size(disk.transcripts)} of transcripts", f"{_size(disk.checkpoints)} of checkpoints"]
-        yield "disk", [Text(" · ".join([*parts, f"{_size(disk.free)} free"]))]
+        parts = [f"{_size(size)} of {part}" for part, size in status.disk.used.items()]
+        yield "disk", [one_line(" · ".join([*parts, f"{_size(status.disk.free)} free"]))]
     if status.reload:
         yield "reload", [_reload(status.reload, status.at)]
     yield "process", [one_line(" · ".join(_process(status)))]
@@ -247,26 +250,25 @@ def _outcomes(outcomes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
 
 
 def _endpoint(endpoint: EndpointStatus, now: datetime) -> Text:
+    word, style = _ENDPOINTS[endpoint.state]
     since = f" for {duration((now - endpoint.since).total_seconds())}" if endpoint.since else ""
-    queue = [f"{endpoint.in_flight:,} in flight"]
-    if endpoint.waiting is not None:
-        queue.append(f"{endpoint.waiting:,} waiting")
-    return Text.assemble(
-        one_line(f"{endpoint.model} {endpoint.url}"),
-        " ",
-        one_line(endpoint.state, _STYLES.get(endpoint.state, "yellow")),
-        f"{since} · {' · '.join(queue)}",
-        *((" · ", one_line(endpoint.reason, "yellow")) if endpoint.reason else ()),
-    )
+    parts = [f"{endpoint.in_flight:,} in flight"]
+    if endpoint.queue is not None:
+        parts.append(f"{endpoint.queue:,} in its queue")
+    if endpoint.last_error:
+        parts.append(f"{endpoint.failures:,} failures, the last {endpoint.last_error}")
+    name, rest = one_line(f"{endpoint.model} {endpoint.url}"), one_line(" · ".join(parts))
+    return Text.assemble(name, " ", Text(word, style), f"{since} · ", rest)
 
 
 def _watermark(watermark: Watermark) -> Text:
+    now, mark = watermark.now, watermark.mark
     said = {
-        "memory": f"memory {watermark.now:.0%} in use, mark {watermark.mark:.0%}",
-        "disk": f"disk {watermark.now:,.1f} GiB free, mark {watermark.mark:g} GiB",
-        "waiting": f"{watermark.now:,.0f} requests waiting at an endpoint, mark {watermark.mark:g}",
-    }[watermark.name]
-    return Text(f"{said}: nothing new begins", "bold yellow") if watermark.holds else Text(said)
+        "memory": f"memory {now:.0%} in use, mark {mark:.0%}",
+        "disk": f"disk {now:,.1f} GiB free, mark {mark:g} GiB",
+        "waiting": f"{now:,.0f} requests waiting at an endpoint, mark {mark:g}",
+    }.get(watermark.name, f"{watermark.name} {now:g}, mark {mark:g}")
+    return one_line(f"{said}: nothing new begins", "bold yellow") if watermark.holds else one_line(said)
 
 
 def _reload(reload: Reload, now: datetime) -> Text:
