@@ -1,7 +1,11 @@
 """Models that teach each other, with critics and fact-checkers, saved as training data."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# LangGraph reads it when it is imported: checkpoints are read back with the types of a graph's state, and no others.
+os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 if TYPE_CHECKING:
     from tutelage.config import Config

@@ -157,7 +157,9 @@ class CheckpointStore:
             raise RunFolderError(
                 f"the checkpoints {path} cannot be opened: {error}. Move the file away to begin what was under way anew"
             ) from error
-        self.threads: set[str] = {thread for (thread,) in self._writer.execute("SELECT DISTINCT thread FROM checkpoints")}
+        self.threads: set[str] = {
+            thread for (thread,) in self._writer.execute("SELECT DISTINCT thread FROM checkpoints")
+        }
         """Those that have a checkpoint. (Who asks for another one need not wait for the disk.)"""
         self._known: dict[str, dict[str, _Rows]] = {}
         """By thread and namespace."""
@@ -197,7 +199,13 @@ class CheckpointStore:
         return None
 
     def find(
-        self, *, thread: str | None, ns: str | None, id_: str | None, before: str | None = None, serde: SerializerProtocol
+        self,
+        *,
+        thread: str | None,
+        ns: str | None,
+        id_: str | None,
+        before: str | None = None,
+        serde: SerializerProtocol,
     ) -> Iterator[Stored]:
         """Checkpoints, the one that was written last first: its id is a time, and a clock may have been set back."""
         conditions = {"thread = ?": thread, "ns = ?": ns, "id = ?": id_, _BEFORE: before}
@@ -240,9 +248,7 @@ class CheckpointStore:
         thread, ns, id_ = put.thread, put.ns, put.checkpoint["id"]
         values = put.checkpoint["channel_values"]
         small = {name: value for name, value in values.items() if _is_small(value)}
-        type_, data = self._serde.dumps_typed(
-            {**put.checkpoint, "channel_values": small, "metadata": put.metadata}
-        )
+        type_, data = self._serde.dumps_typed({**put.checkpoint, "channel_values": small, "metadata": put.metadata})
         self._writer.execute(_PUT, (thread, ns, id_, put.parent, type_, data))
         large = {name: version for name, version in put.changed.items() if name in values and name not in small}
         self._writer.executemany(
@@ -257,7 +263,9 @@ class CheckpointStore:
         thread, ns, id_ = put.thread, put.ns, put.checkpoint["id"]
         rows = self._rows(thread, ns)
         if rows.id not in (None, id_):
-            self._writer.execute("DELETE FROM checkpoints WHERE thread = ? AND ns = ? AND id = ?", (thread, ns, rows.id))
+            self._writer.execute(
+                "DELETE FROM checkpoints WHERE thread = ? AND ns = ? AND id = ?", (thread, ns, rows.id)
+            )
         stale = [
             (thread, ns, name, version)
             for name, version in rows.channels.items()
@@ -290,7 +298,15 @@ class CheckpointStore:
             f"INSERT OR {'REPLACE' if special else 'IGNORE'} INTO writes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    *(put.thread, put.ns, put.id, put.task_path, put.task, WRITES_IDX_MAP.get(channel, position), channel),
+                    *(
+                        put.thread,
+                        put.ns,
+                        put.id,
+                        put.task_path,
+                        put.task,
+                        WRITES_IDX_MAP.get(channel, position),
+                        channel,
+                    ),
                     *self._serde.dumps_typed(value),
                 )
                 for position, (channel, value) in enumerate(put.writes)

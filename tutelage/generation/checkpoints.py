@@ -149,7 +149,11 @@ class CheckpointSaver(BaseCheckpointSaver[int], AbstractContextManager["Checkpoi
                 yield _as_tuple(stored)
 
     async def aput(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Saves a checkpoint, and returns once it is on disk."""
         put = _put(config, checkpoint, metadata, new_versions)
@@ -157,7 +161,11 @@ class CheckpointSaver(BaseCheckpointSaver[int], AbstractContextManager["Checkpoi
         return _config(put.thread, put.ns, checkpoint["id"])
 
     def put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Saves a checkpoint, and returns once it is on disk."""
         put = _put(config, checkpoint, metadata, new_versions)

@@ -5,10 +5,11 @@ reading only what was appended since. Dialogues that were under way when a proce
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 import structlog
 
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS dialogues (
 CREATE INDEX IF NOT EXISTS dialogues_by_status ON dialogues (status, reason);
 CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, indexed INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS under_way (id TEXT PRIMARY KEY, brief TEXT NOT NULL, started TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS retries (id TEXT PRIMARY KEY, retry INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -66,7 +68,7 @@ class Ledger:
 
     def __init__(self, path: Path, transcripts: Path) -> None:
         try:
-            self._database = _open(path)
+            self._writer = _open(path)
         except sqlite3.OperationalError as error:
             raise RunFolderError(f"the ledger {path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
@@ -74,31 +76,79 @@ class Ledger:
             log.warning("ledger_rebuilt", file=str(path), error=str(error))
             for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                 path.with_name(name).unlink(missing_ok=True)
-            self._database = _open(path)
+            self._writer = _open(path)
         try:
-            with self._database:
-                self._database.execute("DELETE FROM under_way")
+            with self._writer:
+                self._writer.execute("DELETE FROM under_way")
             self._catch_up(transcripts)
+            # The recorder's thread has a connection of its own, and the event loop this one.
+            self._database = _open(path)
         except sqlite3.Error as error:
             raise RunFolderError(f"the ledger {path} cannot be used: {error}") from error
 
     def begin(self, dialogues: Iterable[tuple[str, str]]) -> None:
         """Notes dialogues, as (id, brief), that are under way now."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._database:
-            self._database.executemany(
+        with self._writer:
+            self._writer.executemany(
                 "INSERT OR REPLACE INTO under_way VALUES (?, ?, ?)", ((id_, brief, now) for id_, brief in dialogues)
             )
 
     def finish(self, entries: Iterable[Entry]) -> None:
         """Notes dialogues that are finished, and whose transcripts are on disk, in one transaction."""
-        with self._database:
+        with self._writer:
             for entry in entries:
                 self._insert(entry)
 
-    def finished(self) -> Iterator[tuple[str, str]]:
-        """The id and status of each finished dialogue."""
-        yield from self._database.execute("SELECT id, status FROM dialogues")
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Of some dialogues, those that are finished and not to be made again."""
+        marks = ",".join("?" * len(ids))
+        rows = self._database.execute(
+            f"SELECT id FROM dialogues WHERE id IN ({marks}) AND NOT EXISTS "
+            "(SELECT 1 FROM retries WHERE retries.id = dialogues.id)",
+            ids,
+        )
+        return {id_ for (id_,) in rows}
+
+    def location(self, id_: str) -> Location:
+        """Where the transcript of a finished dialogue stands.
+
+        Raises:
+            KeyError: It is not finished.
+        """
+        for row in self._database.execute(f"{_SELECT} WHERE id = ?", (id_,)):
+            return _entry(row).location
+        raise KeyError(id_)
+
+    def count(self, status: str) -> int:
+        """How many dialogues ended so."""
+        row = self._database.execute("SELECT count(*) FROM dialogues WHERE status = ?", (status,)).fetchone()
+        return int(row[0])
+
+    def set_aside(self) -> Iterator[Entry]:
+        """The dialogues that failed, and that nobody has asked to be made again."""
+        yield from map(
+            _entry,
+            self._database.execute(
+                f"{_SELECT} WHERE status = 'failed' AND id NOT IN (SELECT id FROM retries) ORDER BY reason, id"
+            ).fetchall(),
+        )
+
+    def retry(self, ids: Iterable[str]) -> int:
+        """Has failed dialogues made again, and gives their number; those that did not fail are left alone."""
+        with self._database:
+            return sum(
+                self._database.execute(
+                    "INSERT OR IGNORE INTO retries SELECT id, attempt FROM dialogues WHERE id = ? AND status = 'failed'",
+                    (id_,),
+                ).rowcount
+                for id_ in ids
+            )
+
+    def retries(self) -> list[tuple[Entry, int]]:
+        """The dialogues that are to be made again, and how often each was made before."""
+        rows = self._database.execute(f"{_SELECT.replace(' FROM', ', retries.retry FROM')} JOIN retries USING (id)")
+        return [(_entry(row[:-1]), row[-1]) for row in rows.fetchall()]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many dialogues are finished, by status and reason."""
@@ -111,27 +161,27 @@ class Ledger:
     def close(self) -> None:
         """Closes the file."""
         self._database.close()
+        self._writer.close()
 
     def _insert(self, entry: Entry) -> None:
         place = entry.location
-        self._database.execute(
+        self._writer.execute(
             "INSERT OR REPLACE INTO dialogues VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (entry.id, entry.brief, entry.status, entry.reason, entry.attempt, place.shard, place.offset, place.length),
         )
-        self._database.execute("DELETE FROM under_way WHERE id = ?", (entry.id,))
-        self._database.execute(
-            "INSERT OR REPLACE INTO shards VALUES (?, ?)", (place.shard, place.offset + place.length)
-        )
+        self._writer.execute("DELETE FROM under_way WHERE id = ?", (entry.id,))
+        self._writer.execute("DELETE FROM retries WHERE id = ? AND retry < ?", (entry.id, entry.attempt))
+        self._writer.execute("INSERT OR REPLACE INTO shards VALUES (?, ?)", (place.shard, place.offset + place.length))
 
     def _catch_up(self, transcripts: Path) -> None:
-        indexed: dict[str, int] = dict(self._database.execute("SELECT name, indexed FROM shards"))
+        indexed: dict[str, int] = dict(self._writer.execute("SELECT name, indexed FROM shards"))
         sizes = {path.name: path.stat().st_size for path in shards(transcripts)}
         for name, end in indexed.items():
             if end > sizes.get(name, 0):  # lost or cut: what it held is not done any more
                 log.warning("transcripts_lost", file=name)
-                with self._database:
-                    self._database.execute("DELETE FROM dialogues WHERE shard = ?", (name,))
-                    self._database.execute("DELETE FROM shards WHERE name = ?", (name,))
+                with self._writer:
+                    self._writer.execute("DELETE FROM dialogues WHERE shard = ?", (name,))
+                    self._writer.execute("DELETE FROM shards WHERE name = ?", (name,))
                 indexed[name] = 0
         for name, size in sizes.items():
             if indexed.get(name, 0) < size:
@@ -153,8 +203,23 @@ def _entries(path: Path, start: int) -> Iterator[Entry]:
                 log.warning("transcript_skipped", file=str(path), offset=location.offset, error=str(error))
 
 
+_SELECT: Final = "SELECT id, brief, status, reason, attempt, shard, offset, length FROM dialogues"
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    id_, brief, status, reason, attempt, shard, offset, length = row
+    return Entry(
+        id=id_,
+        brief=brief,
+        status=status,
+        reason=reason,
+        attempt=attempt,
+        location=Location(shard=shard, offset=offset, length=length),
+    )
+
+
 def _open(path: Path) -> sqlite3.Connection:
-    # The recorder's thread writes, the thread that opened it reads: never both at once.
+    # It is opened in one thread and used in another, never in both at once.
     database = sqlite3.connect(path, check_same_thread=False, timeout=30)
     try:
         database.execute("PRAGMA journal_mode = WAL")

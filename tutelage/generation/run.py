@@ -1,45 +1,37 @@
-"""A run: takes the dialogues that are owed, keeps many of them under way, and has each that ends written down."""
+"""A run: keeps dialogues under way until nothing is owed, and has each that ends written down.
+
+What was begun is finished first, then what is to be tried again, then what the briefs and the target ask for. A dialogue
+that fails in a way that may heal is tried again later, from its last checkpoint; one that fails again and again is set
+aside, with its reason, as a transcript.
+"""
 
 import asyncio
-import hashlib
+import heapq
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
-from itertools import count, islice
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Final
 
 import structlog
-from langchain_core.runnables import RunnableConfig
-from langgraph.errors import GraphRecursionError
+from langgraph.runtime import RunControl
 
 from tutelage.briefs.sources import BriefIndex
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.stopping import outcome_of
-from tutelage.dialogue.turn import Attempt, Call, Outcome, Step, Turn
-from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, UserError
+from tutelage.dialogue.turn import Call, Outcome
+from tutelage.errors import BriefError, CallError, ShapeError
+from tutelage.generation.ledger import Ledger
+from tutelage.generation.performance import Played, Stage
 from tutelage.generation.progress import Tally
 from tutelage.generation.recorder import Recorder
-from tutelage.generation.registry import LoadedGraph
-from tutelage.transcripts.transcript import Lineage, Transcript, Unfinished, Usage, calls_of
+from tutelage.generation.slots import Owed, Slots
 
 log = structlog.get_logger()
 
-SPARE = 20
-"""A target may take twice its dialogues and this many more: where most fail, going on would help nobody."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owed:
-    """A dialogue that is to be made."""
-
-    id: str
-    position: int
-    """Of its brief among the briefs."""
+TRY_AGAIN: Final = (15.0, 60.0)
+"""Seconds after which a dialogue is tried again whose endpoint failed it; one whose replies had no shape is at once."""
 
 
 class Run:
@@ -47,145 +39,223 @@ class Run:
 
     Args:
         config: The run's config.
-        graph: What each dialogue runs on.
+        stage: Where dialogues are played.
         cast: Who plays.
         briefs: What the dialogues are about.
-        recorder: Writes down what is finished.
-        finished: The status of each dialogue that is finished already, by id.
+        recorder: Writes down what is made.
+        ledger: Knows what was finished before.
+        read_brief: The brief of a dialogue that has failed, for a retry.
         tally: Is kept up to date, for whoever watches.
         at_once: How many dialogues may be under way.
+        endless: Whether to wait for more when nothing is owed, as a daemon does.
+        held_by: What keeps new dialogues from starting just now; whoever changes that calls `wake`.
     """
 
     def __init__(
         self,
         *,
         config: Config,
-        graph: LoadedGraph,
+        stage: Stage,
         cast: Cast,
         briefs: BriefIndex,
         recorder: Recorder,
-        finished: dict[str, str],
+        ledger: Ledger,
+        read_brief: Callable[[str], Brief],
         tally: Tally,
         at_once: int,
+        endless: bool = False,
+        held_by: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._config = config
-        self._graph = graph
-        self._identity = graph.identity
-        self._compiled = graph.graph.compile()
-        self._cast = replace(cast, on_prompt=recorder.keep_prompt, on_call=self._count_call)
+        self._stage = stage
         self._briefs = briefs
         self._recorder = recorder
-        self._finished = finished
+        self._ledger = ledger
+        self._read_brief = read_brief
         self._tally = tally
-        self._at_once = at_once
-        self._versions = {name: version(name) for name in ("tutelage", "langgraph", "langchain-core")}
-        self._freed = asyncio.Event()
-        self._steps = 25 + config.limits.messages * (config.limits.revisions + 1) * len(graph.graph.nodes)
+        self._endless = endless
+        self._held_by = held_by
+        self._wakened = asyncio.Event()
+        self._under_way: dict[str, RunControl] = {}
+        self._later: list[tuple[float, int, Owed]] = []
+        """Dialogues to be tried again, by when."""
+        self._first: list[Owed] = []
+        """Dialogues that go before all that are new, the next one last."""
+        self._slots = Slots(config, briefs, self._known)
+        self.paused = False
+        self.draining = False
         self.reasons: Counter[tuple[str, str]] = Counter()
         """Of the dialogues that this start finished, by (status, reason)."""
+        self.recast(cast, at_once)
+        self._take_up()
+
+    def recast(self, cast: Cast, at_once: int) -> None:
+        """Has the dialogues that start from now on played by others."""
+        self._cast = replace(
+            cast, on_prompt=self._recorder.keep_prompt, on_call=self._count_call, journal=self._recorder
+        )
+        self._at_once = at_once
+        self.wake()
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes a target, or other briefs, into account."""
+        self._config = config
+        self._slots.again(config)
+        self.wake()
+
+    def look_again(self) -> None:
+        """Looks for what is owed from the beginning: there are new briefs."""
+        self._slots.again()
+        self.wake()
+
+    def retry(self) -> None:
+        """Makes the dialogues again that the ledger says are to be."""
+        taken = {owed.id for owed in self._first} | self._under_way.keys()
+        for entry, retry in self._ledger.retries():
+            if entry.id not in taken:
+                begun = entry.id in self._recorder.checkpoints.threads
+                self._first.insert(0, Owed(id=entry.id, brief=self._read_brief(entry.id), retry=retry, begun=begun))
+        self.wake()
+
+    def pause(self) -> None:
+        """Starts no more dialogues; those under way go on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Starts dialogues again."""
+        self.paused = False
+        self.wake()
+
+    def drain(self) -> None:
+        """Starts no more dialogues, and stops those under way after the step that they are in."""
+        self.draining = True
+        for control in self._under_way.values():
+            control.request_drain()
+        self.wake()
+
+    def wake(self) -> None:
+        """Has the run look again at whether it may start a dialogue."""
+        self._wakened.set()
+
+    @property
+    def under_way(self) -> Collection[str]:
+        """The ids of the dialogues that are being played."""
+        return self._under_way.keys()
 
     async def complete(self) -> None:
-        """Makes what is owed, until the target is met or nothing is left to try.
+        """Makes what is owed, until the target is met, nothing is left to try, or the run is drained.
 
-        Cancelled, it drops what is under way; what is finished is on disk.
+        Cancelled, it drops the steps that are under way; all steps before them are on disk.
 
         Raises:
             EndpointUnreachable: A model could not be reached any more. What was under way is owed still.
             AuthRefused, ModelNotServed: An endpoint has come to want another key, or to serve another model.
             UserError: The run folder cannot be written, a prompt does not render for some brief, a briefs file changed.
         """
-        slots = self._slots()
         try:
             async with asyncio.TaskGroup() as group:
-                while (owed := self._next(slots)) is not None or self._tally.under_way:
+                while not self.draining:
+                    self._wakened.clear()
+                    owed = await self._next()
                     if owed is not None:
-                        self._tally.under_way += 1
-                        group.create_task(self._make(owed))
+                        self._begin(group, owed)
+                    elif self._is_over():
+                        break
                     else:
-                        self._freed.clear()
-                        await self._freed.wait()
+                        await self._wait()
         except BaseExceptionGroup as errors:
             # The first to fail cancelled the others: its error is the one that counts.
             raise errors.exceptions[0] from None
 
-    def _slots(self) -> Iterator[Owed]:
-        """What may be made, in order: each brief once, and with a target again and again."""
-        target = self._config.target.dialogues
-        most = len(self._briefs) if target is None else 2 * target + SPARE
-        rounds = ((repetition, *each) for repetition in count() for each in enumerate(self._briefs))
-        for repetition, position, brief in islice(rounds, most):
-            if (id_ := dialogue_id(self._config.run, brief, repetition)) not in self._finished:
-                yield Owed(id=id_, position=position)
+    def _begin(self, group: asyncio.TaskGroup, owed: Owed) -> None:
+        control = self._under_way[owed.id] = RunControl()
+        self._tally.under_way += 1
+        group.create_task(self._make(owed, control))
 
-    def _next(self, slots: Iterator[Owed]) -> Owed | None:
+    async def _next(self) -> Owed | None:
         """What to begin now; None if nothing, for now or for good."""
-        tally, target = self._tally, self._config.target.dialogues
-        enough = target is not None and tally.done_before + tally.completed + tally.under_way >= target
-        return None if enough or tally.under_way >= self._at_once else next(slots, None)
+        if self.paused or self.draining or len(self._under_way) >= self._at_once or self._held_by():
+            return None
+        if self._first:
+            return self._first.pop()
+        if self._later and self._later[0][0] <= time.monotonic():
+            return heapq.heappop(self._later)[-1]
+        return None if self._has_enough() else await self._slots.next()
 
-    async def _make(self, owed: Owed) -> None:
+    def _has_enough(self) -> bool:
+        target, tally = self._config.target.dialogues, self._tally
+        return target is not None and tally.done + tally.under_way + len(self._later) >= target
+
+    def _is_over(self) -> bool:
+        """Whether nothing is under way, nothing waits, and nothing more will come."""
+        if self._under_way or self._later or self._first or self.paused or self._held_by():
+            return False
+        target = self._config.target.dialogues
+        return not self._endless or (target is not None and self._tally.done >= target)
+
+    async def _wait(self) -> None:
+        seconds = None if not self._later else max(0.0, self._later[0][0] - time.monotonic())
+        if self.paused or len(self._under_way) >= self._at_once:
+            seconds = None
+        try:
+            await asyncio.wait_for(self._wakened.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    async def _make(self, owed: Owed, control: RunControl) -> None:
         try:
             with structlog.contextvars.bound_contextvars(dialogue=owed.id):
-                brief = self._briefs.brief(owed.position)
-                self._recorder.begin(owed.id, brief.id)
-                transcript, line = await self._converse(owed.id, brief)
-                await self._recorder.finish(transcript, line)
-                self._count(transcript.outcome)
+                await self._play(owed, control)
         finally:
+            del self._under_way[owed.id]
             self._tally.under_way -= 1
-            self._freed.set()
+            self._recorder.leave(owed.id)
+            self.wake()
 
-    async def _converse(self, id_: str, brief: Brief) -> tuple[Transcript, bytes]:
-        """Plays a dialogue to its end, whichever that is: its transcript, and the line that is to be kept of it."""
-        started = datetime.now(UTC)
-        witness = Witness({"id": id_, "brief": brief, "turns": []}, self._tally)
+    async def _play(self, owed: Owed, control: RunControl) -> None:
         try:
-            await self._play(witness)
-            outcome = outcome_of(self._graph.graph, witness.dialogue, self._cast.limits)
-        except (EndpointUnreachable, AuthRefused, ModelNotServed, UserError):
-            raise  # the run's matter, not this dialogue's, which stays owed
-        except Exception as error:  # noqa: BLE001 - a graph of the user's own may raise anything
-            outcome = _failure(error)
-            witness.add_misfits(error)
+            brief = owed.brief if owed.position is None else self._briefs.brief(owed.position)
+        except BriefError as error:
+            if not self._endless:
+                raise
+            log.warning("brief_lost", error=str(error), note="its dialogue is not made")
+            return
+        if brief is not None:
+            self._recorder.begin(owed.id, brief.id)
+        if owed.begun:
+            await asyncio.to_thread(self._recorder.remember_replies, owed.id)
         try:
-            transcript = self._transcript(
-                id_, brief, started, outcome, witness.dialogue.get("turns", []), witness.unfinished()
-            )
-            return transcript, transcript.as_line()
-        except Exception as error:  # noqa: BLE001 - a node of the user's own left what is no turn, or no JSON
-            transcript = self._transcript(id_, brief, started, _failure(error), [], None)
-            return transcript, transcript.as_line()
+            played = await self._stage.play(owed, brief, self._cast, control)
+        except CallError as error:
+            if not error.may_heal:
+                raise
+            self._try_later(owed, brief, error)
+            return
+        if played is not None:
+            await self._write_down(played)
 
-    def _transcript(
-        self,
-        id_: str,
-        brief: Brief,
-        started: datetime,
-        outcome: Outcome,
-        turns: list[Turn],
-        unfinished: Unfinished | None,
-    ) -> Transcript:
-        calls = list(calls_of(turns, unfinished))
-        return Transcript(
-            id=id_,
-            run=self._config.run,
-            graph=self._identity,
-            brief=brief,
-            turns=turns,
-            unfinished=unfinished,
-            outcome=outcome,
-            lineage=Lineage(parents=sorted({f"{c.model}+{c.adapter}" if c.adapter else c.model for c in calls})),
-            usage=Usage.of(iter(calls)),
-            started=started,
-            finished=datetime.now(UTC),
-            versions=self._versions,
-        )
+    async def _write_down(self, played: Played) -> None:
+        await self._recorder.finish(played.transcript, played.line)
+        self._count(played.transcript.outcome)
 
-    async def _play(self, witness: "Witness") -> None:
-        config: RunnableConfig = {"recursion_limit": self._steps, "configurable": {"thread_id": witness.dialogue["id"]}}
-        stream = self._compiled.astream(witness.dialogue, config, context=self._cast, stream_mode=["values", "updates"])
-        async for mode, chunk in stream:
-            witness.see(mode, chunk)
+    def _try_later(self, owed: Owed, brief: Brief | None, error: CallError) -> None:
+        pause = 0.0 if isinstance(error, ShapeError) else TRY_AGAIN[owed.tries]
+        log.warning("dialogue_tried_again_later", reason=error.reason, error=str(error), seconds=pause)
+        again = replace(owed, position=None, brief=brief, begun=True, tries=owed.tries + 1)
+        heapq.heappush(self._later, (time.monotonic() + pause, id(again), again))
+
+    def _take_up(self) -> None:
+        """What an earlier start left: first the retries, then what is under way already, so that this goes first."""
+        self.retry()
+        retried = {owed.id for owed in self._first}
+        begun = sorted(self._recorder.checkpoints.threads - retried)
+        if begun:
+            log.info("dialogues_resumed", dialogues=len(begun))
+        self._first += [Owed(id=id_, begun=True) for id_ in begun]
+
+    def _known(self, ids: Sequence[str]) -> set[str]:
+        waiting = {owed.id for owed in self._first} | {owed.id for *_, owed in self._later} | self._under_way.keys()
+        return self._ledger.known(ids) | waiting.intersection(ids)
 
     def _count(self, outcome: Outcome) -> None:
         self.reasons[outcome.status, outcome.reason] += 1
@@ -201,69 +271,3 @@ class Run:
         self._tally.prompt_tokens += call.prompt_tokens
         self._tally.cached_tokens += call.cached_tokens
         self._tally.completion_tokens += call.completion_tokens
-
-
-class Witness:
-    """Sees a dialogue's graph at work, so that what was said before a failure is not lost with it."""
-
-    def __init__(self, dialogue: Dialogue, tally: Tally) -> None:
-        self.dialogue = dialogue
-        """The state after the last whole step."""
-        self._since: list[dict[str, Any]] = []
-        self._tally = tally
-
-    def see(self, mode: str, chunk: Any) -> None:
-        """Takes what the graph streams: the state after a step, or what one node has changed within it."""
-        if mode == "values":
-            self.dialogue, self._since = chunk, []
-            return
-        for update in chunk.values():
-            if isinstance(update, dict):
-                self._since.append(update)
-                self._count(update)
-
-    def add_misfits(self, error: Exception) -> None:
-        """Keeps the replies that an error says did not fit."""
-        if isinstance(error, CallError) and error.replies:
-            self._since.append({"steps": list(error.replies)})
-
-    def unfinished(self) -> Unfinished | None:
-        """What was made of the turn that was never accepted."""
-        attempts: list[Attempt] = [*self.dialogue.get("attempts", []), *self._added("attempts")]
-        reviews = [*self.dialogue.get("reviews", []), *self._added("reviews")]
-        steps: list[Step] = [*self.dialogue.get("steps", []), *self._added("steps")]
-        if attempts and reviews:
-            attempts[-1] = attempts[-1].model_copy(update={"reviews": reviews})
-        speaker = next(
-            (update["speaker"] for update in self._since if "speaker" in update), self.dialogue.get("speaker")
-        )
-        role = speaker if attempts else None
-        return Unfinished(role=role, attempts=attempts, steps=steps) if attempts or steps else None
-
-    def _added(self, channel: str) -> list[Any]:
-        return [item for update in self._since if isinstance(update.get(channel), list) for item in update[channel]]
-
-    def _count(self, update: dict[str, Any]) -> None:
-        turns = update.get("turns")
-        for turn in turns if isinstance(turns, list) else []:
-            self._tally.turns += 1
-            if reviewed := [attempt for attempt in turn.attempts if attempt.reviews]:
-                self._tally.drafts += len(reviewed)
-                self._tally.drafts_sent_back += sum(attempt.status == "rejected" for attempt in reviewed)
-
-
-def dialogue_id(run: str, brief: str, repetition: int) -> str:
-    """The id of a dialogue: the same whenever the run is started, so that it cannot be made twice."""
-    return hashlib.sha256(f"{run}\0{brief}\0{repetition}".encode()).hexdigest()[:16]
-
-
-def _failure(error: Exception) -> Outcome:
-    if isinstance(error, CallError):
-        reason = error.reason
-    elif isinstance(error, GraphRecursionError):
-        reason = "endless"
-    else:
-        reason = f"error:{type(error).__name__}"
-    expected = isinstance(error, CallError | GraphRecursionError)
-    log.warning("dialogue_failed", reason=reason, error=str(error), exc_info=None if expected else error)
-    return Outcome(status="failed", reason=reason, detail=str(error))

@@ -63,6 +63,10 @@ class RunFolder:
         return self.path / "ledger.db"
 
     @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints.db"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -1,0 +1,259 @@
+"""Plays one dialogue: from its brief, or from where an earlier start of the run left it, to its transcript."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.runtime import RunControl
+from langgraph.types import Command, Interrupt
+
+from tutelage.config import Config
+from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.state import Dialogue
+from tutelage.dialogue.stopping import outcome_of
+from tutelage.dialogue.turn import Attempt, Outcome, Step, Turn
+from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, UserError
+from tutelage.generation.checkpoints import CheckpointSaver
+from tutelage.generation.progress import Tally
+from tutelage.generation.registry import LoadedGraph
+from tutelage.generation.slots import Owed
+from tutelage.transcripts.transcript import Lineage, Transcript, Unfinished, Usage, calls_of
+
+log = structlog.get_logger()
+
+Answer = Callable[[str, Sequence[Interrupt]], Awaitable[Any]]
+"""Answers a graph's `interrupt`s: given the dialogue's id and what was asked, what `Command(resume=…)` is to carry."""
+
+
+class Unanswered(Exception):
+    """A graph asked something (`interrupt`), and nobody is there to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """A dialogue that has ended."""
+
+    transcript: Transcript
+    line: bytes = field(repr=False)
+    """What is kept of it."""
+
+
+class Stage:
+    """Where the dialogues of a run are played: its graph, compiled with the run's checkpoints.
+
+    Args:
+        config: The run's config.
+        graph: What each dialogue runs on.
+        checkpoints: Where each dialogue is after each step.
+        tally: Is kept up to date.
+        callbacks: LangChain callback handlers, for tracing.
+        answer: Answers what a graph asks by `interrupt`; without it, a dialogue whose graph asks fails.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        graph: LoadedGraph,
+        checkpoints: CheckpointSaver,
+        tally: Tally,
+        callbacks: Sequence[Any] = (),
+        answer: Answer | None = None,
+    ) -> None:
+        self._run = config.run
+        self._graph = graph
+        self._identity = graph.identity
+        self._checkpoints = checkpoints
+        self._compiled = graph.graph.compile(checkpointer=checkpoints)
+        self._tally = tally
+        self._callbacks = list(callbacks)
+        self._answer = answer
+        self._versions = {name: version(name) for name in ("tutelage", "langgraph", "langchain-core")}
+
+    async def play(self, owed: Owed, brief: Brief | None, cast: Cast, control: RunControl) -> Played | None:
+        """Plays a dialogue to its end, whichever that is; None if it was drained, and is owed still.
+
+        Args:
+            owed: Which one.
+            brief: What it is about; None where its checkpoint says so.
+            cast: Who plays.
+            control: Stops it after a step, when the run is drained.
+
+        Raises:
+            EndpointUnreachable, AuthRefused, ModelNotServed: Nobody plays any more: the run's matter, not this dialogue's.
+            UserError: So is a prompt that does not render, or a run folder that cannot be written.
+            CallError: It failed in a way that may heal, and may be tried again from its last checkpoint.
+        """
+        entrance = await self._enter(owed, brief)
+        witness, started = entrance.witness, entrance.started
+        brief = witness.dialogue["brief"]
+        try:
+            await self._perform(owed.id, entrance, cast, control)
+            outcome = outcome_of(self._graph.graph, witness.dialogue, cast.limits)
+        except GraphDrained:
+            return None
+        except (EndpointUnreachable, AuthRefused, ModelNotServed, UserError):
+            raise
+        except Exception as error:
+            if isinstance(error, CallError) and error.may_heal and owed.tries < 2:
+                raise
+            outcome = _failure(error)
+            witness.add_misfits(error)
+        turns, unfinished = witness.dialogue.get("turns", []), witness.unfinished()
+        try:
+            transcript = self._transcript(owed, brief, started, outcome, turns, unfinished)
+            return Played(transcript=transcript, line=transcript.as_line())
+        except Exception as error:  # noqa: BLE001 - a node of the user's own left what is no turn, or no JSON
+            transcript = self._transcript(owed, brief, started, _failure(error), [], None)
+            return Played(transcript=transcript, line=transcript.as_line())
+
+    async def _enter(self, owed: Owed, brief: Brief | None) -> "_Entrance":
+        if owed.begun and (found := await self._checkpoints.aget_tuple(_thread(owed.id))) is not None:
+            values = found.checkpoint["channel_values"]
+            # Before the first step is over, there is only what the graph was given.
+            state: Dialogue = values.get("__start__") or values  # type: ignore[assignment]
+            if state.get("retry", 0) == owed.retry:
+                started = datetime.fromisoformat(found.metadata["started"])  # type: ignore[typeddict-item]
+                return _Entrance(Witness(state, self._tally), started, begun=True)
+        if owed.id in self._checkpoints.threads:  # of a try that has failed
+            await self._checkpoints.adelete_thread(owed.id)
+        assert brief is not None
+        state = {"id": owed.id, "brief": brief, "turns": []}
+        if owed.retry:
+            state["retry"] = owed.retry
+        return _Entrance(Witness(state, self._tally), datetime.now(UTC), begun=False)
+
+    async def _perform(self, id_: str, entrance: "_Entrance", cast: Cast, control: RunControl) -> None:
+        witness, limits = entrance.witness, cast.limits
+        config: RunnableConfig = {
+            **_thread(id_),
+            "recursion_limit": 25 + limits.messages * (limits.revisions + 1) * len(self._graph.graph.nodes),
+            "metadata": {"started": entrance.started.isoformat()},
+            "callbacks": self._callbacks,
+            "run_name": self._graph.name,
+        }
+        given: Any = None if entrance.begun else witness.dialogue
+        while True:
+            stream = self._compiled.astream(
+                given, config, context=cast, stream_mode=["values", "updates"], durability="sync", control=control
+            )
+            async for mode, chunk in stream:
+                witness.see(mode, chunk)
+            if not witness.asked:
+                return
+            if self._answer is None:
+                raise Unanswered(f"the graph asks, and nobody answers: {witness.asked[0].value!r}")
+            given = Command(resume=await self._answer(id_, witness.asked))
+
+    def _transcript(
+        self,
+        owed: Owed,
+        brief: Brief,
+        started: datetime,
+        outcome: Outcome,
+        turns: list[Turn],
+        unfinished: Unfinished | None,
+    ) -> Transcript:
+        calls = list(calls_of(turns, unfinished))
+        return Transcript(
+            id=owed.id,
+            run=self._run,
+            graph=self._identity,
+            brief=brief,
+            turns=turns,
+            unfinished=unfinished,
+            outcome=outcome,
+            lineage=Lineage(parents=sorted({f"{c.model}+{c.adapter}" if c.adapter else c.model for c in calls})),
+            attempt=owed.retry + 1,
+            usage=Usage.of(iter(calls)),
+            started=started,
+            finished=datetime.now(UTC),
+            versions=self._versions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrance:
+    """Where a dialogue stands when it is taken up."""
+
+    witness: "Witness"
+    started: datetime
+    begun: bool
+    """Whether its checkpoint says how it goes on."""
+
+
+class Witness:
+    """Sees a dialogue's graph at work, so that what was said before a failure is not lost with it."""
+
+    def __init__(self, dialogue: Dialogue, tally: Tally) -> None:
+        self.dialogue = dialogue
+        """The state after the last whole step."""
+        self.asked: Sequence[Interrupt] = ()
+        """What the graph asks, if it stopped for that."""
+        self._since: list[dict[str, Any]] = []
+        self._tally = tally
+
+    def see(self, mode: str, chunk: Any) -> None:
+        """Takes what the graph streams: the state after a step, or what one node has changed within it."""
+        if mode == "values":
+            self.dialogue, self._since, self.asked = chunk, [], ()
+            return
+        for node, update in chunk.items():
+            if node == "__interrupt__":
+                self.asked = update
+            elif isinstance(update, dict):
+                self._since.append(update)
+                self._count(update)
+
+    def add_misfits(self, error: Exception) -> None:
+        """Keeps the replies that an error says did not fit."""
+        if isinstance(error, CallError) and error.replies:
+            self._since.append({"steps": list(error.replies)})
+
+    def unfinished(self) -> Unfinished | None:
+        """What was made of the turn that was never accepted."""
+        attempts: list[Attempt] = [*self.dialogue.get("attempts", []), *self._added("attempts")]
+        reviews = [*self.dialogue.get("reviews", []), *self._added("reviews")]
+        steps: list[Step] = [*self.dialogue.get("steps", []), *self._added("steps")]
+        if attempts and reviews:
+            attempts[-1] = attempts[-1].model_copy(update={"reviews": reviews})
+        speaker = next(
+            (update["speaker"] for update in self._since if "speaker" in update), self.dialogue.get("speaker")
+        )
+        role = speaker if attempts else None
+        return Unfinished(role=role, attempts=attempts, steps=steps) if attempts or steps else None
+
+    def _added(self, channel: str) -> list[Any]:
+        return [item for update in self._since if isinstance(update.get(channel), list) for item in update[channel]]
+
+    def _count(self, update: dict[str, Any]) -> None:
+        turns = update.get("turns")
+        for turn in turns if isinstance(turns, list) else []:
+            self._tally.turns += 1
+            if reviewed := [attempt for attempt in turn.attempts if attempt.reviews]:
+                self._tally.drafts += len(reviewed)
+                self._tally.drafts_sent_back += sum(attempt.status == "rejected" for attempt in reviewed)
+
+
+def _thread(id_: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": id_}}
+
+
+def _failure(error: Exception) -> Outcome:
+    if isinstance(error, CallError):
+        reason = error.reason
+    elif isinstance(error, GraphRecursionError):
+        reason = "endless"
+    elif isinstance(error, Unanswered):
+        reason = "unanswered"
+    else:
+        reason = f"error:{type(error).__name__}"
+    expected = isinstance(error, CallError | GraphRecursionError | Unanswered)
+    log.warning("dialogue_failed", reason=reason, error=str(error), exc_info=None if expected else error)
+    return Outcome(status="failed", reason=reason, detail=str(error))

@@ -1,0 +1,211 @@
+"""Opens a run: its config, graph, briefs, folder, models and files, checked and put together in the right order."""
+
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from langchain_core.language_models import BaseChatModel
+from langgraph.channels.delta import DeltaChannel
+
+from tutelage.briefs.sources import BriefIndex, read_briefs
+from tutelage.config import Config
+from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.prompt import PromptLibrary
+from tutelage.dialogue.view import check_prompts
+from tutelage.errors import RunFolderError
+from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
+from tutelage.generation.ledger import Ledger
+from tutelage.generation.performance import Answer, Stage
+from tutelage.generation.progress import Tally
+from tutelage.generation.recorder import Recorder
+from tutelage.generation.registry import LoadedGraph, MakesGraph, load_graph
+from tutelage.generation.run import Run
+from tutelage.generation.run_folder import RunFolder
+from tutelage.transcripts.store import parse_transcript
+
+log = structlog.get_logger()
+
+MANY_PER_BRIEF: Final = 10
+"""More dialogues than this of one brief grow alike (arXiv 2410.15226)."""
+
+CHECKED_BRIEFS: Final = 200
+"""So many briefs have their prompts rendered before a run begins: a prompt that fails for some of them is found early."""
+
+COLLECT_EVERY: Final = 20_000
+"""New objects that are not freed by themselves, between two collections of the youngest generation; Python's own 700."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a run is given beside its config."""
+
+    models: Mapping[str, BaseChatModel] | None = None
+    """Models by role, instead of the config's."""
+    callbacks: Sequence[Any] = ()
+    """LangChain callback handlers."""
+    answer: Answer | None = None
+    """Answers what a graph asks by `interrupt`."""
+    patience: float = 20.0
+    """Seconds for which a write is tried again where the disk is full, before the run stops."""
+    endless: bool = False
+    """Whether it goes on when nothing is owed, and waits for models for ever."""
+    held_by: Callable[[], Sequence[str]] = tuple
+    """What keeps new dialogues from starting just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A run that is open, and may be made to go."""
+
+    config: Config
+    graph: LoadedGraph
+    folder: RunFolder
+    briefs: BriefIndex
+    ledger: Ledger
+    recorder: Recorder
+    tally: Tally
+    casting: Casting
+    run: Run
+
+
+@asynccontextmanager
+async def open_session(
+    config: Config, *, graph: str | MakesGraph | None = None, out: Path | str | None = None, means: Means
+) -> AsyncIterator[Session]:
+    """Opens a run, after everything that can be checked has been.
+
+    Raises:
+        UserError: The config, a brief, a prompt, the graph or the run's folder does not hold; nothing was made.
+        EndpointUnreachable: A model cannot be reached.
+    """
+    loaded = load_graph(graph or config.graph, config.folder)
+    if graph is not None:
+        config = config.model_copy(update={"graph": graph if isinstance(graph, str) else loaded.name})
+    check_roles(config, loaded)
+    briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make)
+    prompts = prompt_library(config, loaded)
+    check_all_prompts(prompts, loaded, briefs)
+    folder = RunFolder(Path("runs") / config.run if out is None else Path(out), config)
+    with closing(folder):
+        async with cast_of(config, loaded, prompts, models=means.models, logs=folder.logs) as casting:
+            _say_what_is_odd(config, len(briefs), folder, casting)
+            with closing(Ledger(folder.ledger, folder.transcripts)) as ledger:
+                async with _recorder(folder, ledger, loaded, means) as recorder:
+                    tally = Tally(target=target_of(config, briefs, means), done_before=ledger.count("completed"))
+                    stage = Stage(
+                        config=config,
+                        graph=loaded,
+                        checkpoints=recorder.checkpoints,
+                        tally=tally,
+                        callbacks=means.callbacks,
+                        answer=means.answer,
+                    )
+                    run = Run(
+                        config=config,
+                        stage=stage,
+                        cast=casting.cast,
+                        briefs=briefs,
+                        recorder=recorder,
+                        ledger=ledger,
+                        read_brief=partial(_brief_of, ledger, folder.transcripts),
+                        tally=tally,
+                        at_once=at_once(config, casting),
+                        endless=means.endless,
+                        held_by=means.held_by,
+                    )
+                    with unhurried_collector():
+                        yield Session(
+                            config=config,
+                            graph=loaded,
+                            folder=folder,
+                            briefs=briefs,
+                            ledger=ledger,
+                            recorder=recorder,
+                            tally=tally,
+                            casting=casting,
+                            run=run,
+                        )
+
+
+def target_of(config: Config, briefs: BriefIndex, means: Means) -> int | None:
+    """How many completed dialogues are wanted; None for a daemon without a target."""
+    target = config.target.dialogues
+    return target if target is not None or means.endless else len(briefs)
+
+
+def at_once(config: Config, casting: Casting) -> int:
+    """How many dialogues may be under way."""
+    return min(config.concurrency, casting.at_once or config.concurrency)
+
+
+def check_all_prompts(prompts: PromptLibrary, graph: LoadedGraph, briefs: BriefIndex) -> None:
+    """Renders the prompts of the first briefs for every role.
+
+    Raises:
+        PromptError: One does not render.
+    """
+    for position in range(min(len(briefs), CHECKED_BRIEFS)):
+        for agent in graph.agents:
+            check_prompts(agent, {"brief": briefs.brief(position)}, prompts)
+
+
+def _recorder(folder: RunFolder, ledger: Ledger, graph: LoadedGraph, means: Means) -> Recorder:
+    # A DeltaChannel's value is spread over many checkpoints.
+    keep_all = any(isinstance(channel, DeltaChannel) for channel in graph.graph.compile().channels.values())
+    return Recorder(folder, ledger, graph.identity, keep_all=keep_all, patience=means.patience)
+
+
+def _brief_of(ledger: Ledger, transcripts: Path, id_: str) -> Brief:
+    """The brief of a finished dialogue, as its transcript has it."""
+    location = ledger.location(id_)
+    with (transcripts / location.shard).open("rb") as file:
+        file.seek(location.offset)
+        line = file.read(location.length)
+    try:
+        return parse_transcript(line).brief
+    except ValueError as error:
+        raise RunFolderError(
+            f"the transcript of the dialogue {id_!r} in {location.shard} cannot be read: {error}"
+        ) from error
+
+
+def _say_what_is_odd(config: Config, briefs: int, folder: RunFolder, casting: Casting) -> None:
+    if casting.embedded:
+        log.warning(
+            "embedded_model_used", note="its data is for trying out, not for training: name your own under models:"
+        )
+    if folder.changed:
+        log.warning("config_changed", keys=folder.changed, note="dialogues from now on are made with the new config")
+    target = config.target.dialogues
+    if target is not None and target > MANY_PER_BRIEF * briefs:
+        log.warning(
+            "many_dialogues_per_brief",
+            dialogues=target,
+            briefs=briefs,
+            note=f"above {MANY_PER_BRIEF} of one brief they grow alike: more briefs teach more",
+        )
+
+
+@contextmanager
+def unhurried_collector() -> Iterator[None]:
+    """Lets Python's cyclic garbage collector leave alone what is there now, and look less often at what is new.
+
+    A run makes thousands of short-lived objects a call and hardly a cycle. With the collector's own settings a fifth
+    of a run's CPU goes into looking through all imported modules again and again.
+    """
+    if gc.get_freeze_count():  # by another run in this process, or by the program itself
+        yield
+        return
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
