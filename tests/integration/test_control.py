@@ -1,15 +1,18 @@
 """The control of a daemon over real sockets: what each request does, who may ask, and what nobody can do to it."""
 
 import asyncio
+import http.client
 import io
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -220,16 +223,25 @@ async def test_probes_say_why_not(daemon: Daemon, tmp_path: Path) -> None:
             assert (response.status, await response.json()) == (503, {"ok": False, "reason": "the writer has ended"})
 
 
-async def test_an_event_loop_that_was_blocked_is_not_live(
-    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import time
+async def test_a_hung_event_loop_answers_no_probe(daemon: Daemon, tmp_path: Path) -> None:
+    async with listening(daemon, tmp_path) as session:
+        url = urlsplit(str(session._base_url))
 
-    monkeypatch.setattr(control, "SILENCE", 0.05)
-    async with ControlServer(daemon, tmp_path, DaemonConfig()) as server:
-        assert server.live() is None
-        time.sleep(0.1)  # noqa: ASYNC251 - what a graph of the user's own may do
-        assert "blocked" in (server.live() or "")
+        def probe() -> str:
+            connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=0.2)
+            try:
+                connection.request("GET", "/livez")
+                return str(connection.getresponse().status)
+            except TimeoutError:
+                return "timeout"
+            finally:
+                connection.close()
+
+        asked = asyncio.create_task(asyncio.to_thread(probe))
+        await asyncio.sleep(0)
+        time.sleep(0.5)  # noqa: ASYNC251 - what a graph of the user's own may do
+        assert await asked == "timeout"
+        assert await asyncio.to_thread(probe) == "200"
 
 
 async def test_metrics_are_prometheus_text(daemon: Daemon, tmp_path: Path) -> None:
@@ -322,18 +334,25 @@ async def test_a_port_in_use_is_a_clear_error(daemon: Daemon, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "sent",
-    [b"", b"GET /sta", b"POST /retry HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{", b"\x00\xff\r\n\r\n"],
-    ids=["nothing", "half a head", "half a body", "no HTTP"],
+    ("sent", "seconds"),
+    [
+        (b"", 0.5),
+        (b"GET /sta", 0.5),
+        (b"\x00\xff\r\n\r\n", 0.5),
+        (b"POST /retry HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{", 3 * control.FAREWELL),
+    ],
+    ids=["nothing", "half a head", "no HTTP", "half a body"],
 )
-async def test_a_client_that_hangs_does_not_hold_up_the_end(daemon: Daemon, tmp_path: Path, sent: bytes) -> None:
+async def test_a_client_that_hangs_does_not_hold_up_the_end(
+    daemon: Daemon, tmp_path: Path, sent: bytes, seconds: float
+) -> None:
     server = ControlServer(daemon, tmp_path, DaemonConfig())
     await server.__aenter__()
     _, writer = await asyncio.open_unix_connection(str(tmp_path / "control.sock"))
     writer.write(sent)
     await asyncio.sleep(0.1)
     try:
-        async with asyncio.timeout(3 * control.FAREWELL):
+        async with asyncio.timeout(seconds):
             await server.__aexit__(None, None, None)
     finally:
         writer.close()

@@ -7,6 +7,9 @@
 Answers are JSON but for the metrics, and `{"error": …}` where something is refused. The socket is its owner's alone and
 asks for nothing more. On a port, anything but the two probes asks for the token of `daemon.token`; only on loopback may
 there be none, and then whatever a web page could send is refused.
+
+Requests are answered in the daemon's own event loop, so that any answer at all shows that the loop turns: where it hangs,
+a probe runs into its timeout.
 """
 
 import asyncio
@@ -32,10 +35,6 @@ from tutelage.errors import ConfigError, UserError
 from tutelage.generation import control_socket
 from tutelage.generation.status import Status
 
-HEARTBEAT: Final = 1.0
-"""Seconds between two looks whether the event loop still turns."""
-SILENCE: Final = 30.0
-"""Seconds without a heartbeat after which the daemon is not live: one round of the loop should take milliseconds."""
 PATIENCE: Final = 30.0
 """Seconds that a client has to send its request."""
 FAREWELL: Final = 1.0
@@ -89,27 +88,6 @@ class RetryRequest(BaseModel):
     """Dialogues; none for all that are set aside."""
 
 
-class Heartbeat:
-    """Whether the event loop still turns, by a timer that it should serve each second."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._beat()
-
-    def _beat(self) -> None:
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(HEARTBEAT, self._beat)
-
-    def missing(self) -> str | None:
-        """None, or for how long there was none."""
-        silence = self._loop.time() - self._last
-        return f"the event loop was blocked for {silence:.0f} s" if silence > SILENCE else None
-
-    def stop(self) -> None:
-        """Ends it."""
-        self._timer.cancel()
-
-
 class ControlServer:
     """Answers for a daemon while the block lasts.
 
@@ -132,14 +110,11 @@ class ControlServer:
         self._folder = folder
         self._config = config
         self._stack = AsyncExitStack()
-        self._heartbeat: Heartbeat | None = None
         self.url: str | None = None
         """Where it listens besides the socket."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._heartbeat = Heartbeat()
-            stack.callback(self._heartbeat.stop)
             await self._listen_on_socket(stack)
             if self._config.listen is not None:
                 self.url = await self._listen_on_port(stack, self._config.listen)
@@ -151,10 +126,6 @@ class ControlServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.aclose()
-
-    def live(self) -> str | None:
-        """None, or why the daemon should be ended and started again: its own reason, or that its loop is blocked."""
-        return (self._heartbeat and self._heartbeat.missing()) or self._daemon.live()
 
     async def _listen_on_socket(self, stack: AsyncExitStack) -> None:
         sock = control_socket.listening_socket(self._folder)
@@ -208,7 +179,7 @@ class ControlServer:
             return _refusal(500, "that failed; the daemon's log says why")
 
     async def _livez(self, _: bytes) -> web.Response:
-        return _probe(self.live())
+        return _probe(self._daemon.live())
 
     async def _readyz(self, _: bytes) -> web.Response:
         return _probe(self._daemon.ready())
