@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from structlog.contextvars import bound_contextvars
 from typing_extensions import TypedDict
 
-from tutelage.telemetry.logs import configure_logs
+from tutelage.telemetry.logs import bound, configure_logs
 
 KEY = "sk-proj-0123456789abcdef"
 TEXT = "It is five sixths"
@@ -55,6 +55,7 @@ async def test_each_line_says_of_which_dialogue_and_role_it_is(stderr: Stderr) -
     async def node(role: str, state: State) -> State:
         with bound_contextvars(role=role):
             await asyncio.sleep(0.001)
+            assert (bound("dialogue"), bound("role")) == (state["id"], role)
             structlog.get_logger().info("asked", expected=[state["id"], role])
             logging.getLogger("elsewhere").info("seen", extra={"expected": [state["id"], role]})
         structlog.get_logger().info("between", expected=[state["id"], None])

@@ -83,7 +83,7 @@ def test_gauges_are_read_at_each_scrape(metrics: Metrics) -> None:
         owed=lambda: 7,
         state=lambda: "paused",
         circuits=lambda: {"http://gpu-1/v1": "open"},
-        held_back=lambda: {"memory": False, "disk": True},
+        held_by=lambda: ("disk", "waiting:http://gpu-1", "waiting:http://gpu-2"),
         bytes_on_disk=lambda: {"transcripts": 12},
     )
     assert value(metrics, "tutelage_under_way_dialogues") == 3
@@ -95,6 +95,8 @@ def test_gauges_are_read_at_each_scrape(metrics: Metrics) -> None:
     assert value(metrics, "tutelage_endpoint_circuit", endpoint="http://gpu-1/v1", state="open") == 1
     assert value(metrics, "tutelage_endpoint_circuit", endpoint="http://gpu-1/v1", state="closed") == 0
     assert value(metrics, "tutelage_admission_held", watermark="disk") == 1
+    assert value(metrics, "tutelage_admission_held", watermark="waiting") == 1
+    assert value(metrics, "tutelage_admission_held", watermark="memory") == 0
     assert value(metrics, "tutelage_disk_bytes", part="transcripts") == 12
 
 

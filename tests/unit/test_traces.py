@@ -92,7 +92,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     collector.close()
 
 
-def say(text: str = SECRET_REPLY, error: Exception | None = None) -> None:
+def say(text: str = SECRET_REPLY, error: BaseException | None = None) -> None:
     """One role is asked once."""
     with (
         agent_span("tutor", dialogue="d1") as agent,
@@ -213,6 +213,23 @@ def test_a_failure_is_marked_with_its_reason(collector: Collector) -> None:
         assert span_.status.code == Status.STATUS_CODE_ERROR
         assert values(span_.attributes)["error.type"] == "context_exceeded"
     assert values(collector.named("invoke_workflow debate").attributes)["error.type"] == "endless"
+
+
+async def test_what_is_cancelled_is_no_failure(collector: Collector) -> None:
+    async def never_ends() -> None:
+        with agent_span("tutor", dialogue="d1"):
+            await asyncio.sleep(60)
+
+    shut_down = configure_traces()
+    task = asyncio.create_task(never_ends())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(shut_down)
+    span = collector.named("invoke_agent tutor")
+    assert span.status.code == Status.STATUS_CODE_UNSET
+    assert values(span.attributes)["error.type"] == "CancelledError"
 
 
 async def test_dialogues_at_once_and_nodes_in_parallel_keep_to_their_own_traces(collector: Collector) -> None:

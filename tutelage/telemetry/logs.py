@@ -64,6 +64,12 @@ def configure_logs(*, verbose: bool = False, json: bool | None = None) -> None:
     )
 
 
+def bound(name: str) -> str | None:
+    """What the task that runs has bound for its log lines: its `dialogue`, its `role`."""
+    value = structlog.contextvars.get_contextvars().get(name)
+    return None if value is None else str(value)
+
+
 def hide_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """A processor that lets no key, password or bearer token through: by its name, or by how it looks in a text."""
     return {key: HIDDEN if _SECRET_KEY.search(key) else _without_secrets(value) for key, value in event.items()}

@@ -25,6 +25,7 @@ OTHER: Final = "other"
 
 RUN_STATES: Final = ("running", "paused", "draining", "done")
 CIRCUIT_STATES: Final = ("closed", "half_open", "open")
+WATERMARKS: Final = ("memory", "disk", "waiting")
 
 CALL_BUCKETS: Final = tuple(0.01 * 2**n for n in range(17))
 """10 ms to 11 minutes: those of OpenTelemetry's `gen_ai.client.operation.duration`, and three more for long replies."""
@@ -57,8 +58,8 @@ class Gauges(TypedDict, total=False):
     """Requests that are sent and not answered, by endpoint."""
     circuits: Callable[[], Mapping[str, str]]
     """By endpoint, its circuit breaker's state: one of `CIRCUIT_STATES`."""
-    held_back: Callable[[], Mapping[str, bool]]
-    """By watermark (memory, disk, endpoints), whether it keeps new dialogues from starting."""
+    held_by: Callable[[], Iterable[str]]
+    """What keeps new dialogues from starting: of `WATERMARKS`; what is behind a colon is left out (`waiting:URL`)."""
     bytes_on_disk: Callable[[], Mapping[str, int]]
     """By part of the run folder: transcripts, messages, checkpoints, ledger."""
     bytes_free: Callable[[], int]
@@ -75,7 +76,7 @@ _GAUGES: Final[Mapping[str, tuple[str, str, Sequence[str]]]] = {
     "waiting": ("tutelage_waiting_calls", "Calls that wait for an endpoint that answers", ()),
     "in_flight": ("tutelage_endpoint_in_flight_requests", "Requests that are sent and not answered", ("endpoint",)),
     "circuits": ("tutelage_endpoint_circuit", "1 for the state that the circuit breaker is in", ("endpoint", "state")),
-    "held_back": ("tutelage_admission_held", "1 where a watermark keeps new dialogues from starting", ("watermark",)),
+    "held_by": ("tutelage_admission_held", "1 where a watermark keeps new dialogues from starting", ("watermark",)),
     "bytes_on_disk": ("tutelage_disk_bytes", "Size of the run folder's parts", ("part",)),
     "bytes_free": ("tutelage_disk_free_bytes", "Free on the disk that the run folder is on", ()),
 }
@@ -137,11 +138,7 @@ class Metrics:
         )[()]
         self._operations = counter("tutelage_checkpoint_operations", "Checkpoints and writes that were committed")[()]
         self._transcripts = counter("tutelage_transcripts_written", "Transcripts that are safe on disk")[()]
-        self._written = Gauge(
-            "tutelage_last_transcript_written_timestamp_seconds",
-            "When a transcript was last safe on disk; 0 if not yet",
-            registry=self._registry,
-        )
+        self._written: Gauge | None = None
         self._reloads = counter("tutelage_reloads", "Reloads of the config", "outcome")
 
     def dialogue_ended(self, *, graph: str, status: str, reason: str, seconds: float) -> None:
@@ -188,6 +185,12 @@ class Metrics:
 
     def transcripts_written(self, count: int = 1) -> None:
         """So many more transcripts are safe on disk now."""
+        if self._written is None:  # a time of which there is none yet would be one of 1970
+            self._written = Gauge(
+                "tutelage_last_transcript_written_timestamp_seconds",
+                "When a transcript was last safe on disk",
+                registry=self._registry,
+            )
         self._transcripts.inc(count)
         self._written.set(time())
 
@@ -269,6 +272,9 @@ class _Watched(Collector):
 def _samples(source: str, found: Any) -> Iterator[tuple[Sequence[str], float]]:
     if source == "state":
         yield from (((state,), float(state == found)) for state in RUN_STATES)
+    elif source == "held_by":
+        holders = {holder.partition(":")[0] for holder in found}
+        yield from (((mark,), float(mark in holders)) for mark in WATERMARKS)
     elif source == "circuits":
         for endpoint, now in found.items():
             yield from (((endpoint, state), float(state == now)) for state in CIRCUIT_STATES)

@@ -267,9 +267,11 @@ class _Recorded(Span):
     ) -> None:
         from opentelemetry import context
 
-        if error is not None:
-            # Neither the message nor the traceback: both may quote what a model or a user wrote.
+        # Neither an error's message nor its traceback: both may quote what a model or a user wrote.
+        if isinstance(error, Exception):
             self._failed(error.reason if isinstance(error, CallError) else type(error).__qualname__)
+        elif error is not None:  # whoever cancels a call has no fault to find with it
+            self._span.set_attribute(ERROR, type(error).__qualname__)
         context.detach(self._token)
         self._span.end()
 
