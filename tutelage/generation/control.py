@@ -160,18 +160,11 @@ class ControlServer:
         if method == "POST":
             log.info("control_requested", command=request.path.removeprefix("/"))
         try:
-            async with asyncio.timeout(PATIENCE):
-                body = await request.read()
-            return await command(self, body)
-        except TimeoutError:
-            return _refusal(408, f"the body of the request did not come within {PATIENCE:.0f} s")
-        except ValidationError as error:
-            what = error.errors()[0]
-            return _refusal(400, f"the body does not fit: {'.'.join(map(str, what['loc'])) or 'it'}: {what['msg']}")
+            return await command(self, await _body_of(request))
         except UserError as error:
             return _refusal(409, str(error))
         except web.HTTPException as error:
-            return _refusal(error.status, error.reason)
+            return _refusal(error.status, error.text or error.reason)
         except ConnectionError:
             raise  # whoever asked is gone
         except Exception:
@@ -206,7 +199,12 @@ class ControlServer:
         return _json({"changed": await self._daemon.reload()})
 
     async def _retry(self, body: bytes) -> web.Response:
-        wanted = RetryRequest.model_validate_json(body) if body else RetryRequest()
+        try:
+            wanted = RetryRequest.model_validate_json(body or b"{}")
+        except ValidationError as error:
+            what = error.errors()[0]
+            where = ".".join(map(str, what["loc"])) or "it"
+            raise web.HTTPBadRequest(text=f"the body does not fit: {where}: {what['msg']}") from error
         return _json({"retried": await self._daemon.retry(wanted.ids)})
 
     def _state(self) -> web.Response:
@@ -260,7 +258,8 @@ class Guard:
         """The handler, for those requests alone that may be answered."""
 
         async def guarded(request: web.BaseRequest) -> web.StreamResponse:
-            return self.refusal(request) or await handler(request)
+            refusal = self.refusal(request)
+            return refusal if refusal is not None else await handler(request)
 
         return guarded
 
@@ -268,23 +267,17 @@ class Guard:
         """None, or what a request is answered that is not to go on."""
         headers = request.headers
         if "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            return _refusal(
-                403, "this is no API for web pages: it refuses what brings an Origin, or comes from another site"
-            )
+            return _refusal(403, "this is not for web pages: nothing is answered that has an Origin or is cross-site")
         if headers.get("Content-Type", "").split(";")[0].strip().lower() in _OF_FORMS:
             return _refusal(415, f"a body must be JSON: send it with `Content-Type: {_JSON}`")
-        if self._token is not None:
-            return (
-                None
-                if request.path in self.PROBES or self._knows_token(request)
-                else _refusal(
-                    401, "this needs the token: send `Authorization: Bearer …`", **{"WWW-Authenticate": "Bearer"}
-                )
-            )
-        # A page whose own name was made to point at this machine (DNS rebinding) still sends that name.
-        if not _is_loopback(_name_in(host := headers.get("Host", ""))):
-            return _refusal(403, f"{host!r} is no name of this machine's loopback: ask for localhost or 127.0.0.1")
-        return None
+        if self._token is None:
+            # A page whose own name was made to point at this machine (DNS rebinding) still sends that name.
+            host = headers.get("Host", "")
+            told = f"{host!r} is no name of this machine's loopback: ask for localhost or 127.0.0.1"
+            return None if _is_loopback(_name_in(host)) else _refusal(403, told)
+        if request.path in self.PROBES or self._knows_token(request):
+            return None
+        return _refusal(401, "this needs the token: send `Authorization: Bearer …`", **{"WWW-Authenticate": "Bearer"})
 
     def _knows_token(self, request: web.BaseRequest) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -308,6 +301,14 @@ class _Server(web.Server):
         """Ends idle connections at once, and those with a request under way soon."""
         self.pre_shutdown()
         await self.shutdown(FAREWELL)
+
+
+async def _body_of(request: web.BaseRequest) -> bytes:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"the body did not come within {PATIENCE:.0f} s") from error
 
 
 _JSON: Final = "application/json"
