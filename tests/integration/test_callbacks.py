@@ -112,12 +112,13 @@ async def test_callbacks_see_a_call_within_its_node_within_its_dialogue(model: C
         assert (names[node], names[dialogue], parents[dialogue]) == (call["name"], "d1", None)
 
 
-async def test_handlers_that_hook_into_langchain_itself_see_the_calls(model: ChatVLLM) -> None:
+@pytest.mark.parametrize("config", [{}, {"callbacks": []}], ids=["no callbacks", "an empty list of them"])
+async def test_handlers_that_hook_into_langchain_itself_see_the_calls(model: ChatVLLM, config: dict[str, Any]) -> None:
     """As LangSmith and others do: nobody hands anything to us, and the way without listeners is not taken."""
     listener = Listener()
     token = _by_hook.set(listener)
     try:
-        dialogue = await play(model)
+        dialogue = await play(model, **config)
     finally:
         _by_hook.reset(token)
     assert len(listener.begun) == calls_of(dialogue)

@@ -1,8 +1,11 @@
 """Logs: each line says whose it is, and holds neither keys nor what was said."""
 
+import ast
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -15,6 +18,8 @@ from typing_extensions import TypedDict
 
 from tutelage.telemetry.logs import bound, configure_logs
 
+ROOT = Path(__file__).parents[2]
+LEVELS = ("debug", "info", "warning", "error", "exception")
 KEY = "sk-proj-0123456789abcdef"
 TEXT = "It is five sixths"
 
@@ -141,3 +146,23 @@ def test_words_that_only_look_like_keys_are_left_alone(stderr: Stderr, word: str
     configure_logs(json=True)
     structlog.get_logger().info("noted", text=word)
     assert lines(stderr)[0]["text"] == word
+
+
+def events() -> Iterator[tuple[str, ast.expr]]:
+    """What the engine logs: where, and the event."""
+    for path in sorted((ROOT / "tutelage").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            logger = node.func.value
+            if isinstance(logger, ast.Name) and logger.id in ("log", "_log") and node.func.attr in LEVELS:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.args[0]
+
+
+def test_events_have_stable_names_that_are_documented() -> None:
+    documented = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    named = {place: event.value for place, event in events() if isinstance(event, ast.Constant)}
+    assert len(named) > 15
+    assert [place for place, _ in events() if place not in named] == [], "an event is a name, its data goes into keys"
+    assert {place: name for place, name in named.items() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", str(name))} == {}
+    assert {place: name for place, name in named.items() if f"`{name}`" not in documented} == {}
