@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import LLMResult
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers.context import register_configure_hook
 
-from tutelage import Brief, Cast
+from tutelage import Brief, Cast, agenerate
 from tutelage.errors import ContextExceeded
 from tutelage.graphs.lesson import lesson
 from tutelage.serving.chat_vllm import ChatVLLM
@@ -19,7 +21,6 @@ from tutelage.testing.faults import Fault
 from tutelage.testing.simulated_endpoint import SimulatedEndpoint
 
 BRIEF = Brief(id="b", topic="Adding fractions", question="What is 1/2 + 1/3?", answer=("5/6",))
-SAMPLING = {"max_tokens": 20}
 
 _by_hook: ContextVar[BaseCallbackHandler | None] = ContextVar("_by_hook", default=None)
 register_configure_hook(_by_hook, inheritable=True)
@@ -63,12 +64,12 @@ def endpoint(running: SimulatedEndpoint) -> SimulatedEndpoint:
 
 @pytest.fixture
 async def model(endpoint: SimulatedEndpoint) -> AsyncIterator[ChatVLLM]:
-    async with ChatVLLM(model="base", url=endpoint.url, **SAMPLING) as model:
+    async with ChatVLLM(model="base", url=endpoint.url, max_tokens=20) as model:
         yield model
 
 
-async def play(model: ChatVLLM, dialogue: str = "d1", **config: Any) -> Any:
-    return await lesson().compile().ainvoke({"id": dialogue, "brief": BRIEF}, config, context=Cast.of(model))
+async def play(model: ChatVLLM, config: RunnableConfig | None = None) -> Any:
+    return await lesson().compile().ainvoke({"id": "d1", "brief": BRIEF}, config, context=Cast.of(model))
 
 
 def calls_of(dialogue: Any) -> int:
@@ -81,7 +82,7 @@ async def test_callbacks_of_a_graph_see_each_call_by_its_role_with_its_dialogue(
     model: ChatVLLM, endpoint: SimulatedEndpoint
 ) -> None:
     listener = Listener()
-    dialogue = await play(model, callbacks=[listener], metadata={"run": "fractions"}, tags=["nightly"])
+    dialogue = await play(model, {"callbacks": [listener], "metadata": {"run": "fractions"}, "tags": ["nightly"]})
     assert len(listener.begun) == len(listener.ended) == calls_of(dialogue) == len(endpoint.requests()) > 4
     assert set(listener.roles()) == {"tutor", "critic", "fact_checker", "student"}
     for call in listener.begun.values():
@@ -89,8 +90,10 @@ async def test_callbacks_of_a_graph_see_each_call_by_its_role_with_its_dialogue(
         assert (metadata["dialogue"], metadata["role"]) == ("d1", call["name"])
         assert metadata["run"] == "fractions" and "nightly" in call["tags"]
     for result in listener.ended.values():
-        message = result.generations[0][0].message  # type: ignore[union-attr]
-        assert message.usage_metadata["input_tokens"] > 0
+        generation = result.generations[0][0]
+        assert isinstance(generation, ChatGeneration) and isinstance(generation.message, AIMessage)
+        message = generation.message
+        assert message.usage_metadata and message.usage_metadata["input_tokens"] > 0
         assert message.response_metadata["endpoint"] == endpoint.url
 
 
@@ -104,7 +107,7 @@ async def test_callbacks_see_a_call_within_its_node_within_its_dialogue(model: C
             parents[run_id], names[run_id] = parent_run_id, kw.get("name", "")
 
     tree = Tree()
-    await play(model, callbacks=[tree], run_name="d1")
+    await play(model, {"callbacks": [tree], "run_name": "d1"})
     for call in tree.begun.values():
         node = call["parent_run_id"]
         dialogue = parents[node]
@@ -113,12 +116,12 @@ async def test_callbacks_see_a_call_within_its_node_within_its_dialogue(model: C
 
 
 @pytest.mark.parametrize("config", [{}, {"callbacks": []}], ids=["no callbacks", "an empty list of them"])
-async def test_handlers_that_hook_into_langchain_itself_see_the_calls(model: ChatVLLM, config: dict[str, Any]) -> None:
+async def test_handlers_that_hook_into_langchain_itself_see_the_calls(model: ChatVLLM, config: RunnableConfig) -> None:
     """As LangSmith and others do: nobody hands anything to us, and the way without listeners is not taken."""
     listener = Listener()
     token = _by_hook.set(listener)
     try:
-        dialogue = await play(model, **config)
+        dialogue = await play(model, config)
     finally:
         _by_hook.reset(token)
     assert len(listener.begun) == calls_of(dialogue)
@@ -128,7 +131,7 @@ async def test_handlers_that_hook_into_langchain_itself_see_the_calls(model: Cha
 
 async def test_handlers_of_the_model_itself_see_the_calls(endpoint: SimulatedEndpoint) -> None:
     listener = Listener()
-    async with ChatVLLM(model="base", url=endpoint.url, callbacks=[listener], **SAMPLING) as model:
+    async with ChatVLLM(model="base", url=endpoint.url, callbacks=[listener], max_tokens=20) as model:
         dialogue = await play(model)
     assert len(listener.ended) == calls_of(dialogue)
 
@@ -137,7 +140,7 @@ async def test_callbacks_see_a_failure(model: ChatVLLM, endpoint: SimulatedEndpo
     endpoint.inject(Fault(kind="context"))
     listener = Listener()
     with pytest.raises(ContextExceeded):
-        await play(model, callbacks=[listener])
+        await play(model, {"callbacks": [listener]})
     assert [type(error) for error in listener.failed.values()] == [ContextExceeded]
 
 
@@ -146,7 +149,7 @@ async def test_a_handler_that_fails_does_not_fail_the_dialogue(model: ChatVLLM) 
         async def on_llm_end(self, *_: Any, **__: Any) -> None:
             raise RuntimeError("the tracing product is down")
 
-    assert (await play(model, callbacks=[Broken()]))["turns"]
+    assert (await play(model, {"callbacks": [Broken()]}))["turns"]
 
 
 async def test_what_is_sent_is_the_same_whether_somebody_listens(model: ChatVLLM, endpoint: SimulatedEndpoint) -> None:
@@ -154,5 +157,20 @@ async def test_what_is_sent_is_the_same_whether_somebody_listens(model: ChatVLLM
     await play(model)
     unwatched = sorted(str(request["body"]) for request in endpoint.requests())
     endpoint.forget()
-    await play(model, callbacks=[Listener()])
+    await play(model, {"callbacks": [Listener()]})
     assert sorted(str(request["body"]) for request in endpoint.requests()) == unwatched
+
+
+async def test_callbacks_given_to_a_run_see_all_its_dialogues(endpoint: SimulatedEndpoint, tmp_path: Path) -> None:
+    (tmp_path / "briefs.jsonl").write_text('{"id": "a", "topic": "Fractions"}\n{"id": "b", "topic": "Decimals"}\n')
+    config = {
+        "run": "fractions",
+        "models": {"base": {"url": endpoint.url, "model": "base"}},
+        "briefs": [{"from": "briefs.jsonl"}],
+        "limits": {"messages": 4},
+    }
+    listener = Listener()
+    await agenerate(config, out=tmp_path / "run", callbacks=[listener])
+    calls = [request for request in endpoint.requests() if request["api"] == "chat"]
+    assert len(listener.ended) == len(calls) > 4
+    assert len({call["metadata"]["dialogue"] for call in listener.begun.values()}) == 2
