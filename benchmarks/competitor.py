@@ -17,6 +17,7 @@ from benchmarks.lesson import Job, Value
 
 COMPETITORS: Final = {
     "tutelage": "benchmarks.with_tutelage:play",
+    "undurable": "benchmarks.with_tutelage:play_without_checkpoints",
     "graph": "benchmarks.with_tutelage:play_graph_only",
     "loop": "benchmarks.with_asyncio:play",
     "usual": "benchmarks.with_langchain:play",

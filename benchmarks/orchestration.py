@@ -43,6 +43,7 @@ PATIENCE: Final = 600
 
 LABELS: Final = {
     "tutelage": "Tutelage: generate, everything saved",
+    "undurable": "Tutelage: the same without checkpoints",
     "graph": "Tutelage: its graph alone, nothing saved",
     "loop": "asyncio loop on aiohttp, nothing saved",
     "usual": "LangGraph + ChatOpenAI + AsyncSqliteSaver",

@@ -1,8 +1,9 @@
-"""The lesson with Tutelage: as `tutelage generate` runs it, and its graph alone."""
+"""The lesson with Tutelage: as `tutelage generate` runs it, the same without checkpoints, and its graph alone."""
 
 import asyncio
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -11,6 +12,7 @@ from benchmarks.lesson import MAX_TOKENS, Job, Script
 from tutelage import Brief, agenerate
 from tutelage.config import load_config
 from tutelage.generation.casting import cast_of, prompt_library
+from tutelage.generation.performance import Stage
 from tutelage.generation.registry import load_graph
 
 ROLES = ("tutor", "critic", "fact_checker", "student")
@@ -21,6 +23,18 @@ async def play(job: Job) -> None:
     summary = await agenerate(_config(job), out=job.folder / "run")
     if summary.count("completed") != len(job.scripts):
         raise RuntimeError(f"not all dialogues were completed:\n{summary}")
+
+
+async def play_without_checkpoints(job: Job) -> None:
+    """The same, but a dialogue under way leaves nothing on disk: what durability costs is the difference."""
+
+    class Forgetful(Stage):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self._compiled, self._durability = given["graph"].graph.compile(), None
+
+    with patch("tutelage.generation.session.Stage", Forgetful):
+        await play(job)
 
 
 async def play_graph_only(job: Job) -> None:

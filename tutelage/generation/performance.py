@@ -10,7 +10,7 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command, Durability, Interrupt
 
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
@@ -71,6 +71,8 @@ class Stage:
         self._identity = graph.identity
         self._checkpoints = checkpoints
         self._compiled = graph.graph.compile(checkpointer=checkpoints)
+        self._durability: Durability | None = "sync"
+        """A dialogue goes on when its step is on disk."""
         self._tally = tally
         self._callbacks = list(callbacks)
         self._answer = answer
@@ -141,7 +143,12 @@ class Stage:
         given: Any = None if entrance.begun else witness.dialogue
         while True:
             stream = self._compiled.astream(
-                given, config, context=cast, stream_mode=["values", "updates"], durability="sync", control=control
+                given,
+                config,
+                context=cast,
+                stream_mode=["values", "updates"],
+                durability=self._durability,
+                control=control,
             )
             async for mode, chunk in stream:
                 witness.see(mode, chunk)
