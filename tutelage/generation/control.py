@@ -286,16 +286,30 @@ class Guard:
 
 
 class _Server(web.Server):
-    """A server of HTTP that nobody can hold up."""
+    """A server of HTTP that nobody can hold up: a connection is for one request, and that has to come soon."""
 
-    def __init__(self, handler: _Handler, *, most: int | None = None) -> None:
-        super().__init__(handler, keepalive_timeout=PATIENCE, access_log=None, lingering_time=0)
+    def __init__(self, answer: _Handler, *, most: int | None = None) -> None:
+        super().__init__(self._first, access_log=None, lingering_time=0)
+        self._answer = answer
         self._most = most
+        self._deadlines: dict[web.RequestHandler, asyncio.TimerHandle] = {}
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         if self._most is not None and len(self.connections) > self._most:
             transport.abort()
+        self._deadlines[handler] = asyncio.get_running_loop().call_later(PATIENCE, transport.abort)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._deadlines.pop(handler).cancel()
+
+    async def _first(self, request: web.BaseRequest) -> web.StreamResponse:
+        if deadline := self._deadlines.get(request.protocol):  # none: the connection is lost already
+            deadline.cancel()
+        response = await self._answer(request)
+        response.force_close()
+        return response
 
     async def end(self) -> None:
         """Ends idle connections at once, and those with a request under way soon."""
