@@ -17,7 +17,7 @@ import orjson
 
 from benchmarks.run_process import Project
 from tutelage.dialogue.asking import REPAIRS, Occasion
-from tutelage.generation.run import dialogue_id
+from tutelage.generation.slots import dialogue_id
 
 ROLES = ("tutor", "critic", "fact_checker", "student")
 SPEAKERS = ("tutor", "student")

@@ -142,3 +142,10 @@ def _status(process: int, name: str) -> int:
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
     line = next(line for line in status.splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
+
+
+def cpu(process: int) -> float:
+    """Seconds of CPU, user and system, that a process has used."""
+    # The second field is the command's name in brackets, which may hold spaces.
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

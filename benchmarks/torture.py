@@ -47,7 +47,7 @@ SEED: Final = 11
 """Of the run."""
 SHARD_BYTES: Final = 60_000
 """About four transcripts: files change often."""
-LATENCY: Final = Latency(first_token=0.02)
+LATENCY: Final = Latency(first_token=0.04)
 MOST_ANSWERS: Final = 80
 """A kill from outside comes after at most so many answers in the life of a process."""
 LATEST: Final = 4

@@ -181,6 +181,8 @@ class Endpoint:
         if fault.kind == "context":
             asked = body.get("max_tokens")
             raise vllm_protocol.context_exceeded(self.config.max_model_len, asked if isinstance(asked, int) else 0)
+        if fault.kind == "schema":
+            raise vllm_protocol.bad_request("Grammar error: this schema was refused by a fault")
 
     async def _whole(
         self,

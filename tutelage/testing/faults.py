@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FaultKind = Literal["status", "reset", "stall", "slow", "context", "truncated", "invalid_json", "wrong_shape", "empty"]
+FaultKind = Literal[
+    "status", "reset", "stall", "slow", "context", "schema", "truncated", "invalid_json", "wrong_shape", "empty"
+]
 RequestKind = Literal["chat", "completions", "shaped", "plain", "stream", "whole"]
 
 
@@ -17,8 +19,9 @@ class Fault(BaseModel):
 
     kind: FaultKind
     """`status`: an error reply. `reset`: the connection is reset. `stall`: no reply, ever. `slow`: a right reply, late.
-    `context`: 400, as for a prompt that is too long. `truncated`: the body ends half way. `invalid_json`: the body is not
-    JSON. `wrong_shape`: the text is JSON that does not fit the schema asked for. `empty`: the text is empty."""
+    `context`: 400, as for a prompt that is too long. `schema`: 400, as for a schema that cannot be followed; it strikes
+    only where one is asked for. `truncated`: the body ends half way. `invalid_json`: the body is not JSON. `wrong_shape`:
+    the text is JSON that does not fit the schema asked for. `empty`: the text is empty."""
     status: int = Field(default=500, ge=400, le=599)
     """The HTTP status, for `status`."""
     retry_after: float | None = Field(default=None, ge=0)
@@ -79,6 +82,6 @@ class FaultInjector:
 
 
 def _matches(fault: Fault, model: str, kinds: frozenset[RequestKind]) -> bool:
-    if fault.kind == "wrong_shape" and "shaped" not in kinds:
+    if fault.kind in ("wrong_shape", "schema") and "shaped" not in kinds:
         return False
     return fault.model in (None, model) and (fault.requests is None or fault.requests in kinds)
