@@ -8,11 +8,10 @@ one choice, one HTTP exchange and one JSON parse: the client's CPU is what holds
 
 import asyncio
 import errno
-import hashlib
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,15 +26,13 @@ import aiohttp
 import orjson
 import structlog
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
-from yarl import URL
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_exception_type, stop_after_attempt
 
 from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable, ModelNotServed
-from tutelage.serving.circuit import Circuit, CircuitState, WaitingRoom
+from tutelage.serving.circuit import CircuitState, WaitingRoom
 from tutelage.serving.refusals import can_heal, refusal, words
+from tutelage.serving.replica import Fault, Replica
 
-AVOID_SECONDS: Final = 5.0
-"""How long a replica that failed is tried only after the others."""
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
 """Seconds before each attempt that follows when all replicas failed: 0.5, 1, 2, … 30, times a random 0.5 to 1."""
@@ -49,10 +46,6 @@ for how many that their last request failed for good."""
 PROBE_RETRIES: Final = 1
 PROBE_SECONDS: Final = 30.0
 """How often `models` asks again, and how long it waits: whoever starts a run with a wrong URL should hear of it soon."""
-GATEWAY_FAULTS: Final = frozenset({502, 504})
-"""What a proxy says when the server behind it does not answer."""
-FULL: Final = frozenset({429, 503})
-"""What a server says that has too much to do."""
 
 _log = structlog.get_logger()
 
@@ -134,7 +127,7 @@ class EndpointPool:
         self.urls: Final = tuple(_base_url(url) for url in ([urls] if isinstance(urls, str) else urls))
         if not self.urls:
             raise ConfigError("a model has no endpoint: give at least one `url`, as http://gpu-1:8000/v1")
-        self._replicas = [_Replica(url) for url in dict.fromkeys(self.urls)]
+        self._replicas = [Replica(url) for url in dict.fromkeys(self.urls)]
         self._secret = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
@@ -147,7 +140,7 @@ class EndpointPool:
         self._home = lru_cache(maxsize=REMEMBERED_KEYS)(partial(_home, tuple(self._replicas)))
         self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
         self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, WaitingRoom] = WeakKeyDictionary()
-        self._probers: dict[_Replica, asyncio.Task[None]] = {}
+        self._probers: dict[Replica, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"EndpointPool({list(self.urls)!r})"
@@ -169,17 +162,18 @@ class EndpointPool:
         room = self._rooms.pop(loop, None)
         if room is not None:
             await room.aclose()
-        probers = [prober for prober in self._probers.values() if prober.get_loop() is loop]
-        for prober in probers:
+        probers = {replica: prober for replica, prober in self._probers.items() if prober.get_loop() is loop}
+        for replica, prober in probers.items():
             prober.cancel()
-        await asyncio.gather(*probers, return_exceptions=True)
+            del self._probers[replica]
+        await asyncio.gather(*probers.values(), return_exceptions=True)
         session = self._sessions.pop(loop, None)
         if session is not None:
             await session.close()
 
     def replicas(self) -> tuple[ReplicaState, ...]:
         """How each replica is doing."""
-        waiting = sum(map(len, self._rooms.values()))
+        waiting = sum(map(len, [*self._rooms.values()]))
         return tuple(
             ReplicaState(
                 url=replica.url,
@@ -218,7 +212,7 @@ class EndpointPool:
         request = _Request("POST", path, self._timeout, body, key, request_id)
         try:
             answer = await self._attempt(request)
-        except _Fault:
+        except Fault:
             answer = None
         if answer is None:
             answer = await self._persist(request)
@@ -270,27 +264,28 @@ class EndpointPool:
                 )
         return tuple(entry for entries in served.values() for entry in entries if entry.name == model)
 
-    async def _models_of(self, replica: "_Replica") -> list[ServedModel]:
+    async def _models_of(self, replica: Replica) -> list[ServedModel]:
         request = _Request("GET", "/models", self._probe_timeout)
 
         async def ask() -> dict[str, Any]:
             try:
                 return await self._exchange(request, replica)
-            except _Fault as fault:
+            except Fault as fault:
                 request.add(fault, replica)
                 raise
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_Fault),
+            retry=retry_if_exception_type(Fault),
             stop=stop_after_attempt(1 + PROBE_RETRIES),
             wait=lambda state: _pause(request, state.attempt_number - 1),
             before_sleep=partial(_log_retry, request),
             reraise=True,
         )
-        try:
-            reply: dict[str, Any] = await retrying(ask)
-        except _Fault:
-            raise _unreachable(request) from None
+        reply: dict[str, Any] | None = None
+        with suppress(Fault):
+            reply = await retrying(ask)
+        if reply is None:
+            raise _unreachable(request)
         try:
             return [_served(entry, replica.url) for entry in reply["data"]]
         except (KeyError, TypeError, AttributeError):
@@ -309,22 +304,28 @@ class EndpointPool:
                 raise first.pop()
             return await self._attempt(request)
 
+        def goes_on(error: BaseException) -> bool:
+            return isinstance(error, Fault) and not self._gives_up(request, failed_at, answered)
+
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_Fault),
-            stop=lambda state: self._gives_up(request, failed_at, answered),
+            retry=retry_if_exception(goes_on),
             wait=lambda state: self._pause(request),
             before_sleep=partial(_log_retry, request),
-            reraise=True,
         )
         try:
             return await retrying(attempt)
-        except _Fault:
-            pass
-        if request.key is not None:
-            self._failing[request.key] = None
-            if len(self._failing) > REMEMBERED_KEYS:
-                del self._failing[next(iter(self._failing))]
+        except Fault:
+            self._remember(request.key)
         raise EndpointFailed(f"other requests were answered meanwhile, but not this one: {_unreachable(request)}")
+
+    def _remember(self, key: str | None) -> None:
+        """Notes that the last request of a key failed for good."""
+        if key is None:
+            return
+        self._failing.pop(key, None)
+        self._failing[key] = None
+        if len(self._failing) > REMEMBERED_KEYS:
+            del self._failing[next(iter(self._failing))]
 
     def _gives_up(self, request: "_Request", failed_at: float, answered: int) -> bool:
         failed_before = request.key is not None and request.key in self._failing
@@ -361,7 +362,7 @@ class EndpointPool:
                 reply = await self._exchange(request, replica)
             else:
                 reply = await self._recorded(request, replica, self._on_request)
-        except _Fault as fault:
+        except Fault as fault:
             request.add(fault, replica)
             self._book(fault, replica, failures, answered, trial=trial)
             raise
@@ -378,7 +379,7 @@ class EndpointPool:
         replica.answered += 1
         return reply, replica.url
 
-    def _book(self, fault: "_Fault", replica: "_Replica", failures: int, answered: int, *, trial: bool) -> None:
+    def _book(self, fault: Fault, replica: Replica, failures: int, answered: int, *, trial: bool) -> None:
         """Notes a fault of a replica, which had that many failures and answers when the request was sent.
 
         If it answered others meanwhile, it is not lost, however slow it was with this one.
@@ -394,7 +395,7 @@ class EndpointPool:
         if closed or trial:
             replica.avoid(fault)
 
-    def _lose(self, replica: "_Replica") -> None:
+    def _lose(self, replica: Replica) -> None:
         replica.lose()
         self._watch_lost()
 
@@ -407,13 +408,13 @@ class EndpointPool:
             ):
                 self._probers[replica] = asyncio.create_task(self._find_again(replica), context=Context())
 
-    async def _find_again(self, replica: "_Replica") -> None:
+    async def _find_again(self, replica: Replica) -> None:
         while replica.circuit.state == "open":
             await asyncio.sleep(replica.circuit.pause())
             if await self._answers(replica) and replica.circuit.state == "open":
                 replica.try_again()
 
-    async def _answers(self, replica: "_Replica") -> bool:
+    async def _answers(self, replica: Replica) -> bool:
         address, timeout = replica.address("/models"), self._probe_timeout
         try:
             async with self._session().get(address, timeout=timeout, allow_redirects=False) as response:
@@ -422,7 +423,7 @@ class EndpointPool:
             return False
         return not can_heal(response.status)
 
-    async def _wait(self, request: "_Request") -> "_Replica":
+    async def _wait(self, request: "_Request") -> Replica:
         """Waits until a replica can be asked.
 
         Raises:
@@ -451,7 +452,7 @@ class EndpointPool:
             return False
         return time.monotonic() - max(replica.circuit.lost_at for replica in self._replicas) >= self._patience
 
-    def _choose(self, request: "_Request") -> "_Replica | None":
+    def _choose(self, request: "_Request") -> Replica | None:
         """The replica to ask next; None where all are lost."""
         if request.key is not None and not request.faults:
             home = self._home(request.key)
@@ -463,14 +464,14 @@ class EndpointPool:
         return _best(able, request) if able else None
 
     async def _recorded(
-        self, request: "_Request", replica: "_Replica", tell: Callable[[RequestRecord], None]
+        self, request: "_Request", replica: Replica, tell: Callable[[RequestRecord], None]
     ) -> dict[str, Any]:
         started, code = time.monotonic(), "cancelled"
         try:
             reply = await self._exchange(request, replica)
             code = "200"
             return reply
-        except _Fault as fault:
+        except Fault as fault:
             code = fault.kind.removeprefix("http_")
             raise
         except EndpointRefused:
@@ -479,7 +480,7 @@ class EndpointPool:
         finally:
             tell(RequestRecord(endpoint=replica.url, code=code, seconds=time.monotonic() - started))
 
-    async def _exchange(self, request: "_Request", replica: "_Replica") -> dict[str, Any]:
+    async def _exchange(self, request: "_Request", replica: Replica) -> dict[str, Any]:
         # Of aiohttp's errors only the words are kept: their frames and their requests hold the key.
         try:
             async with self._session().request(
@@ -492,16 +493,16 @@ class EndpointPool:
             ) as response:
                 body = await response.read()
         except TimeoutError as error:
-            raise _Fault(str(error) or f"no answer within {request.timeout.total:g} s") from None
+            raise Fault(str(error) or f"no answer within {request.timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED
-            raise _Fault(words(str(error).encode(), self._secret) or type(error).__name__, refused=refused) from None
+            raise Fault(words(str(error).encode(), self._secret) or type(error).__name__, refused=refused) from None
         request.status = response.status
         if response.status == 200:
             return self._read(body)
         if can_heal(response.status):
             said = words(body, self._secret)
-            raise _Fault(
+            raise Fault(
                 f"HTTP {response.status}" + (f": {said}" if said else ""),
                 status=response.status,
                 retry_after=_seconds(response.headers.get("Retry-After")),
@@ -518,13 +519,13 @@ class EndpointPool:
         try:
             reply = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise _Fault(
+            raise Fault(
                 f"a reply that is not JSON, {len(body)} bytes: {words(body, self._secret)}", status=200
             ) from None
         if not isinstance(reply, dict):
-            raise _Fault("a reply that is JSON, but no object", status=200)
+            raise Fault("a reply that is JSON, but no object", status=200)
         if _is_aborted(reply):
-            raise _Fault("the endpoint aborted the request half way", status=200)
+            raise Fault("the endpoint aborted the request half way", status=200)
         return reply
 
     def _session(self) -> aiohttp.ClientSession:
@@ -547,96 +548,6 @@ class EndpointPool:
         )
 
 
-class _Fault(Exception):
-    """One attempt failed in a way that may heal."""
-
-    def __init__(
-        self, what: str, *, status: int | None = None, retry_after: float | None = None, refused: bool = False
-    ) -> None:
-        super().__init__(what)
-        self.status = status
-        """Of the reply, if there was one."""
-        self.retry_after = retry_after
-        self.refused = refused
-        """Whether nobody listened, so that nothing was asked."""
-        self.url = ""
-        self.number = 0
-        """Which of its request's faults it is."""
-
-    @property
-    def is_loss(self) -> bool:
-        """Whether the server may be gone."""
-        return self.status is None or self.status in GATEWAY_FAULTS
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the server is there and asks to wait."""
-        return self.status == 429 or (self.status in FULL and self.retry_after is not None)
-
-    @property
-    def kind(self) -> str:
-        """What a log may say of it: no words of the endpoint's."""
-        return "no_answer" if self.status is None else "bad_reply" if self.status == 200 else f"http_{self.status}"
-
-
-@dataclass(slots=True, eq=False)
-class _Replica:
-    url: str
-    in_flight: int = 0
-    answered: int = 0
-    """How many whole replies it has given."""
-    failures: int = 0
-    """How often it was avoided or given up."""
-    avoided_until: float = 0.0
-    """On the monotonic clock; 0 while it is well, infinite while its circuit is open."""
-    circuit: Circuit = field(default_factory=Circuit)
-    faults: int = 0
-    last_error: str | None = None
-    last_words: str = ""
-    """What went wrong last, in the endpoint's words: for the user, and not for logs."""
-    addresses: dict[str, URL] = field(default_factory=dict)
-
-    def address(self, path: str) -> URL:
-        address = self.addresses.get(path)
-        if address is None:
-            address = self.addresses[path] = URL(self.url + path)
-        return address
-
-    def weight(self, key: str) -> bytes:
-        return hashlib.blake2b(f"{self.url} {key}".encode(), digest_size=8).digest()
-
-    def note(self, fault: _Fault) -> None:
-        self.faults += 1
-        self.last_error, self.last_words = fault.kind, str(fault)
-
-    def avoid(self, fault: _Fault) -> None:
-        # One that is merely full keeps its conversations, unless it says itself for how long to stay away.
-        seconds = fault.retry_after or (0.0 if fault.status in FULL else AVOID_SECONDS)
-        if seconds:
-            self.failures += 1
-            self.avoided_until = max(self.avoided_until, time.monotonic() + seconds)
-
-    def lose(self) -> None:
-        self.failures += 1
-        self.avoided_until = math.inf
-        if self.circuit.open():
-            _log.warning("endpoint_lost", endpoint=self.url, fault=self.last_error)
-
-    def try_again(self) -> None:
-        self.avoided_until = time.monotonic()
-        self.circuit.half_open()
-
-    def recover(self, failures: int) -> None:
-        """It answered a request that was sent when it had failed that often."""
-        # If it failed since then, that says nothing: a server that drains still finishes what it has.
-        if self.failures != failures:
-            return
-        self.avoided_until = 0.0
-        lost_at = self.circuit.lost_at
-        if self.circuit.close():
-            _log.info("endpoint_back", endpoint=self.url, seconds=round(time.monotonic() - lost_at, 1))
-
-
 @dataclass(slots=True)
 class _Request:
     method: str
@@ -645,12 +556,14 @@ class _Request:
     body: bytes | None = None
     key: str | None = None
     id: str | None = None
-    faults: dict[_Replica, tuple[_Fault, ...]] = field(default_factory=dict)
+    faults: dict[Replica, tuple[Fault, ...]] = field(default_factory=dict)
     """What went wrong so far, by replica."""
+    last: Fault = field(init=False)
+    """And what went wrong last."""
     waited: float = 0.0
     """Seconds that it waited for a replica."""
     status: int = 0
-    """Of the last reply."""
+    """Of the last reply, if there was one."""
 
     @property
     def attempts(self) -> int:
@@ -661,13 +574,8 @@ class _Request:
         """Attempts at which somebody listened. The others asked nothing, and their replica's circuit is open since."""
         return sum(not fault.refused for faults in self.faults.values() for fault in faults)
 
-    @property
-    def last(self) -> _Fault:
-        """What went wrong last."""
-        return max((faults[-1] for faults in self.faults.values()), key=lambda fault: fault.number)
-
-    def add(self, fault: _Fault, replica: _Replica) -> None:
-        fault.url, fault.number = replica.url, self.attempts
+    def add(self, fault: Fault, replica: Replica) -> None:
+        fault.url, self.last = replica.url, fault
         self.faults[replica] = (*self.faults.get(replica, ()), fault)
 
     def headers(self) -> dict[str, str]:
@@ -677,7 +585,7 @@ class _Request:
         return {"X-Request-Id": f"{self.id}-{1 + self.attempts}" if self.faults else self.id}
 
 
-def _home(replicas: Sequence[_Replica], key: str) -> _Replica:
+def _home(replicas: Sequence[Replica], key: str) -> Replica:
     """Where the requests of a key belong while all is well.
 
     Rendezvous hashing (Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996): each key has an order
@@ -686,11 +594,11 @@ def _home(replicas: Sequence[_Replica], key: str) -> _Replica:
     return max(replicas, key=lambda replica: replica.weight(key))
 
 
-def _best(replicas: Sequence[_Replica], request: _Request) -> _Replica:
+def _best(replicas: Sequence[Replica], request: _Request) -> Replica:
     """Of the replicas that this request was sent to least often, one that does not fail; of those, the key's own."""
     now, faults = time.monotonic(), request.faults
 
-    def rank(replica: _Replica) -> tuple[int, bool]:
+    def rank(replica: Replica) -> tuple[int, bool]:
         return len(faults.get(replica, ())), replica.avoided_until > now
 
     best = min(map(rank, replicas))
@@ -718,7 +626,7 @@ def _log_retry(request: _Request, state: RetryCallState) -> None:
 
 
 def _unreachable(
-    request: _Request, replicas: Sequence[_Replica] = (), *, waited: float | None = None
+    request: _Request, replicas: Sequence[Replica] = (), *, waited: float | None = None
 ) -> EndpointUnreachable:
     attempts = "one attempt" if request.attempts == 1 else f"{request.attempts or 'no'} attempts"
     waiting = "" if waited is None else f" and {waited:.0f} s of waiting for it to come back"
