@@ -144,6 +144,18 @@ def test_a_last_line_without_an_end_that_the_run_began_with_is_no_new_one_when_t
     assert watch.index.place(2).endswith("line 3")
 
 
+@pytest.mark.parametrize(("ending", "text"), [("jsonl", lines("b") + '{"id": "c'), ("csv", "b,x\nc,frac")])
+def test_whole_lines_are_taken_also_before_one_that_is_not(tmp_path: Path, ending: str, text: str) -> None:
+    path = tmp_path / f"1.{ending}"
+    path.write_text({"jsonl": lines("a"), "csv": "id,topic\na,x\n"}[ending])
+    watch = watching(tmp_path, path.name)
+    append(path, text)
+    assert watch.look() == Look(added=1)
+    append(path, {"jsonl": '"}\n', "csv": "tions\n"}[ending])
+    assert watch.look() == Look(added=1)
+    assert there(watch) == ["a", "b", "c"]
+
+
 def test_a_row_of_many_lines_is_taken_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "1.csv"
     path.write_text("id,topic\na,x\n")
@@ -185,6 +197,7 @@ def test_a_changed_file_keeps_the_positions_of_the_briefs_it_still_has(tmp_path:
     assert list(watch.index) == ["a", "b", "c", "new"]
     assert there(watch) == ["a", "c", "new"] and watch.index.there == 3
     assert watch.index.brief(0).topic == "another"
+    assert len(set(map(id, watch.index.sources))) == 1, "what is held of the file as it was"
     with pytest.raises(BriefError, match=r"1\.jsonl no longer has the brief 'b'"):
         watch.index.brief(1)
     append(tmp_path / "1.jsonl", lines("b"))
@@ -201,6 +214,52 @@ def test_a_file_that_is_written_over_in_its_place_is_read_anew(tmp_path: Path, g
     os.utime(path, ns=(0, 0))  # whatever the clock's resolution: it is another time
     assert watch.look() == Look(added=1 + grown, gone=(0,))
     assert there(watch) == ["b", "c", *["d"] * grown]
+
+
+def test_a_file_that_is_just_being_written_over_keeps_its_briefs_for_a_look(tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text(lines("a", "b"))
+    watch = watching(tmp_path)
+    (tmp_path / "1.jsonl").write_text('{"id"')
+    assert watch.look() == Look()
+    append(tmp_path / "1.jsonl", ': "b"}\n')
+    assert watch.look() == Look(gone=(0,))
+    assert there(watch) == ["b"]
+
+
+def test_a_file_that_takes_the_place_of_one_that_is_just_read_is_read_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.jsonl").write_text(lines("a"))
+    watch = watching(tmp_path)
+    parse = brief_sources.Source.brief
+
+    def meanwhile(self: brief_sources.Source, record: Any) -> Any:
+        monkeypatch.undo()
+        replace(tmp_path / "2.jsonl", lines("d", "e"))
+        return parse(self, record)
+
+    monkeypatch.setattr(brief_sources.Source, "brief", meanwhile)
+    (tmp_path / "2.jsonl").write_text(lines("b", "c"))
+    assert watch.look().added == 2
+    assert watch.look() == Look(added=2, gone=(1, 2))
+    assert there(watch) == ["a", "d", "e"]
+
+
+def test_a_file_that_may_not_be_read_any_more_has_no_briefs_until_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.jsonl").write_text(lines("a"))
+    watch = watching(tmp_path)
+
+    def refused(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        os.utime(tmp_path / "1.jsonl", ns=(0, 0))
+        assert watch.look() == Look(gone=(0,), refused=(f"{tmp_path / '1.jsonl'}: Permission denied",))
+        assert watch.look() == Look()
+    assert watch.look() == Look(back=(0,))
 
 
 def test_a_file_that_was_only_touched_is_not_parsed(tmp_path: Path, parsed: list[str]) -> None:
@@ -348,6 +407,16 @@ async def test_a_brief_is_read_although_its_file_has_changed_since_the_last_look
     briefs = await asyncio.gather(*(watch.brief(position) for position in range(3)))
     assert [brief and brief.id for brief in briefs] == ["a", None, "c"]
     assert watch.look() == Look(added=1, gone=(1,))
+
+
+async def test_a_brief_that_went_and_came_between_two_looks_is_back(tmp_path: Path) -> None:
+    """Whoever asked for it in between was told that it is gone."""
+    (tmp_path / "1.jsonl").write_text(lines("a", "b"))
+    watch = watching(tmp_path)
+    replace(tmp_path / "1.jsonl", lines("a"))
+    assert await watch.brief(1) is None
+    replace(tmp_path / "1.jsonl", lines("a", "b"))
+    assert watch.look() == Look(back=(1,))
 
 
 async def test_a_line_edited_in_a_file_that_only_seems_to_have_grown_is_noticed_when_it_is_read(tmp_path: Path) -> None:

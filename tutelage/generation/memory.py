@@ -42,9 +42,8 @@ def memory_in_use(root: Path = Path("/")) -> MemoryUse | None:
         outside Linux.
     """
     machine = _machine(root)
-    uses = [] if machine is None else [machine]
-    # A limit above what there is, as cgroups v1 has where none is set, limits nothing.
-    uses += [use for use in _cgroups(root) if machine is None or use.limit <= machine.limit]
+    # What cgroups v1 has for no limit is far above what there is: of that a small share is in use.
+    uses = [*_cgroups(root), *([] if machine is None else [machine])]
     return max(uses, key=lambda use: use.share, default=None)
 
 
@@ -69,8 +68,7 @@ def _cgroups(root: Path) -> Iterator[MemoryUse]:
     own = PurePosixPath(paths.get("memory") or paths.get("") or "/")
     # In a container the path may be that on the machine, of which the container sees only its end, as the mount's root.
     for each in (own, *own.parents):
-        use = _cgroup(mount / each.relative_to("/"), version) if ".." not in each.parts else None
-        if use is not None:
+        if (use := _cgroup(mount / each.relative_to("/"), version)) is not None:
             yield use
 
 
