@@ -12,12 +12,14 @@ from typing import Any, Generic, TypeVar
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel, ValidationError
+from structlog.contextvars import bound_contextvars
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.prompt import Message, Prompt
-from tutelage.dialogue.turn import Call, Step
+from tutelage.dialogue.turn import Call, Step, Verdict
 from tutelage.errors import CallError, ShapeError
+from tutelage.telemetry.traces import agent_span, chat_span
 
 REPAIRS = 2
 """How often a reply that is empty or does not fit its schema is asked for again."""
@@ -102,6 +104,22 @@ async def _ask(
     *,
     schema: type[BaseModel] | None,
 ) -> Reply[Value]:
+    with bound_contextvars(role=agent.role), agent_span(agent.role, dialogue=occasion.dialogue) as span:
+        reply = await _ask_until_it_fits(agent, prompt, cast, occasion, read, schema=schema)
+        if isinstance(reply.value, Verdict):
+            span.judged(reply.value.verdict)
+        return reply
+
+
+async def _ask_until_it_fits(
+    agent: Agent,
+    prompt: Prompt,
+    cast: Cast,
+    occasion: Occasion,
+    read: Callable[[str], Value],
+    *,
+    schema: type[BaseModel] | None,
+) -> Reply[Value]:
     misfits: list[Step] = []
     last = REPAIRS
     for candidate in count():
@@ -114,12 +132,14 @@ async def _ask(
                 text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
             except CallError as error:
                 error.replies = misfits
+                cast.watch.call_failed(role=agent.role, reason=error.reason)
                 raise
         try:
             return Reply(text=text, value=read(text), call=call, misfits=misfits)
         except ValueError as error:  # pydantic's ValidationError is one
             misfits.append(Step(kind="misfit", role=agent.role, text=text, call=call))
             complaint = _complaint(error, call)
+            cast.watch.reply_misfit(role=agent.role)
         if known is None:
             await cast.journal.keep(occasion.dialogue, key, text, call)
         if candidate == last:
@@ -143,12 +163,37 @@ async def _call(
         "metadata": {"role": agent.role, "view": agent.view, "dialogue": occasion.dialogue},
     }
     cast.on_prompt(occasion.dialogue, prompt)
-    started = time.monotonic()
-    answer = await player.model.ainvoke([_as_langchain(message) for message in prompt.messages], config, **options)
-    seconds = time.monotonic() - started
-    call = _record(answer, prompt, sampling, options["seed"], seconds)
-    cast.on_call(agent.role, call)
-    return str(answer.text).strip(), call
+    with chat_span(
+        role=agent.role,
+        dialogue=occasion.dialogue,
+        provider=player.model._llm_type,
+        model=getattr(player.model, "served_name", None),
+        options=options,
+        prompt=prompt.messages,
+        prompt_sha256=prompt.sha256,
+    ) as span:
+        started = time.monotonic()
+        answer = await player.model.ainvoke([_as_langchain(message) for message in prompt.messages], config, **options)
+        call = _record(answer, prompt, sampling, options["seed"], time.monotonic() - started)
+        text = str(answer.text).strip()
+        span.answered(
+            model=call.model,
+            endpoint=call.endpoint,
+            prompt_tokens=call.prompt_tokens,
+            cached_tokens=call.cached_tokens,
+            completion_tokens=call.completion_tokens,
+            finish_reason=call.finish_reason,
+            text=text,
+            response_id=answer.response_metadata.get("id"),
+        )
+    cast.watch.call_answered(
+        role=agent.role,
+        seconds=call.seconds,
+        prompt_tokens=call.prompt_tokens,
+        cached_tokens=call.cached_tokens,
+        completion_tokens=call.completion_tokens,
+    )
+    return text, call
 
 
 def _record(answer: AIMessage, prompt: Prompt, sampling: dict[str, Any], seed: int, seconds: float) -> Call:

@@ -54,6 +54,21 @@ class NoJournal:
         pass
 
 
+class CallWatch:
+    """Is told of every call, for progress and metrics; this one listens to nothing."""
+
+    def call_answered(
+        self, *, role: str, seconds: float, prompt_tokens: int, cached_tokens: int, completion_tokens: int
+    ) -> None:
+        """A model answered, so long after it was first asked."""
+
+    def call_failed(self, *, role: str, reason: str) -> None:
+        """A call failed for good."""
+
+    def reply_misfit(self, *, role: str) -> None:
+        """A reply was empty or did not fit its schema."""
+
+
 def _ignore(*_: Any) -> None:
     pass
 
@@ -72,9 +87,8 @@ class Cast:
     seed: int = 0
     on_prompt: Callable[[str, Prompt], None] = _ignore
     """Called with the dialogue's id and the prompt, before each call."""
-    on_call: Callable[[str, Call], None] = _ignore
-    """Called with the role and the record of each call that was answered."""
     journal: Journal = field(default_factory=NoJournal)
+    watch: CallWatch = field(default_factory=CallWatch)
 
     @classmethod
     def of(cls, model: BaseChatModel, **roles: BaseChatModel) -> Self:

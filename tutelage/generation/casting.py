@@ -1,8 +1,9 @@
 """Makes the cast of a run from its config: which model plays which role, at which endpoints."""
 
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +17,11 @@ from tutelage.errors import ConfigError, EndpointRefused, EndpointUnreachable
 from tutelage.generation.registry import LoadedGraph
 from tutelage.serving.chat_vllm import ChatVLLM
 from tutelage.serving.embedded import EmbeddedServer
-from tutelage.serving.endpoint_pool import EndpointPool
+from tutelage.serving.endpoint_pool import EndpointPool, RequestRecord
 
 log = structlog.get_logger()
+
+OnRequest = Callable[[RequestRecord], None]
 
 EMBEDDED_SLOTS: Final = 8
 """Requests that the embedded model answers at once."""
@@ -33,6 +36,8 @@ class Casting:
     """How many dialogues at once its endpoints can take; None where they do not say."""
     embedded: bool
     """Whether it is the embedded model that plays."""
+    pools: Mapping[str, EndpointPool] = field(default_factory=dict)
+    """The endpoints, by the model's name in the config."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,8 @@ async def cast_of(
     *,
     models: Mapping[str, BaseChatModel] | None = None,
     logs: Path | None = None,
+    endless: bool = False,
+    on_request: OnRequest | None = None,
 ) -> AsyncIterator[Casting]:
     """The cast of a run. Before it is given, its endpoints are asked whether they serve what they should.
 
@@ -78,6 +85,8 @@ async def cast_of(
         prompts: The run's prompts.
         models: Models to use instead of the config's, by role; `default` plays the others.
         logs: The folder for the log of the embedded model's server.
+        endless: Whether calls wait for ever for a model that has been reached once.
+        on_request: Called after each HTTP exchange.
 
     Raises:
         ConfigError: Nobody plays one of the roles.
@@ -96,10 +105,14 @@ async def cast_of(
             served: dict[str | None, _Served] = {}
         elif embedded:
             _refuse_adapters(config)
-            served = {None: await _start_embedded(stack, logs)}
+            served = {None: await _start_embedded(stack, logs, on_request)}
         else:
             names = dict.fromkeys(_model_of(config, role) for role in graph.roles)
-            served = {name: await _reach(name, config, graph, stack) for name in names if name is not None}
+            served = {
+                name: await _reach(name, config, graph, stack, endless, on_request)
+                for name in names
+                if name is not None
+            }
         if models is None:
             players = {role: _player(config, role, served[_model_of(config, role)]) for role in graph.roles}
         longest = min((each.max_model_len for each in served.values() if each.max_model_len), default=limits.tokens)
@@ -109,7 +122,8 @@ async def cast_of(
         cast = Cast(players=players, prompts=prompts, limits=limits, seed=config.seed)
         for role in graph.roles:
             cast.player(role)  # whom nobody plays is an error now, not in mid-run
-        yield Casting(cast=cast, at_once=EMBEDDED_SLOTS if embedded else None, embedded=embedded)
+        pools = {name or "embedded": each.pool for name, each in served.items()}
+        yield Casting(cast=cast, at_once=EMBEDDED_SLOTS if embedded else None, embedded=embedded, pools=pools)
 
 
 def _player(config: Config, role: str, served: _Served) -> Player:
@@ -135,21 +149,34 @@ def _refuse_adapters(config: Config) -> None:
             raise ConfigError(f"roles.{role}.adapter: the embedded model has none; name your own model under `models:`")
 
 
-async def _start_embedded(stack: AsyncExitStack, logs: Path | None) -> _Served:
+async def _start_embedded(stack: AsyncExitStack, logs: Path | None, on_request: OnRequest | None) -> _Served:
     server = EmbeddedServer(slots=EMBEDDED_SLOTS, log=_log_file(logs))
     await stack.enter_async_context(server)
-    pool = await stack.enter_async_context(EndpointPool(server.url))
+    pool = await stack.enter_async_context(EndpointPool(server.url, on_request=on_request))
     return _Served(model=server.model, pool=pool, max_model_len=server.context)
 
 
-async def _reach(name: str, config: Config, graph: LoadedGraph, stack: AsyncExitStack) -> _Served:
+async def _reach(
+    name: str,
+    config: Config,
+    graph: LoadedGraph,
+    stack: AsyncExitStack,
+    endless: bool,
+    on_request: OnRequest | None,
+) -> _Served:
     model = config.models[name]
     if model.model is None:
         raise ConfigError(
             f"models.{name}.serve: this version does not launch vLLM itself; start the server, and give its `url:` here"
         )
     try:
-        pool = EndpointPool(model.url, api_key=model.secret(), timeout=model.timeout, patience=model.patience)
+        pool = EndpointPool(
+            model.url,
+            api_key=model.secret(),
+            timeout=model.timeout,
+            patience=math.inf if endless else model.patience,
+            on_request=on_request,
+        )
         await stack.enter_async_context(pool)
         entries = await pool.check(model.model)
         for role in graph.roles:

@@ -105,7 +105,7 @@ async def agenerate(
         session = await stack.enter_async_context(open_session(load_config(config), graph=graph, out=out, means=means))
         started = time.monotonic()
         if progress:
-            await stack.enter_async_context(show_progress(session.tally, name=session.config.run))
+            await stack.enter_async_context(show_progress(session.watch.tally, name=session.config.run))
         await session.run.complete()
         return summary(session, time.monotonic() - started)
 
@@ -117,7 +117,7 @@ def summary(session: Session, seconds: float) -> RunSummary:
     target = session.config.target.dialogues
     return RunSummary(
         folder=session.folder.path,
-        target=session.tally.target or len(session.briefs),
+        target=session.watch.tally.target or len(session.briefs),
         counts=counts,
         seconds=seconds,
         met=completed >= target if target is not None else completed > 0,

@@ -20,8 +20,8 @@ from tutelage.dialogue.stopping import outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Step, Turn
 from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, UserError
 from tutelage.generation.checkpoints import CheckpointSaver
-from tutelage.generation.progress import Tally
 from tutelage.generation.registry import LoadedGraph
+from tutelage.generation.run_watch import RunWatch, Stopwatch
 from tutelage.generation.slots import Owed
 from tutelage.transcripts.transcript import Lineage, Transcript, Unfinished, Usage, calls_of
 
@@ -51,7 +51,7 @@ class Stage:
         config: The run's config.
         graph: What each dialogue runs on.
         checkpoints: Where each dialogue is after each step.
-        tally: Is kept up to date.
+        watch: Is told of each turn.
         callbacks: LangChain callback handlers, for tracing.
         answer: Answers what a graph asks by `interrupt`; without it, a dialogue whose graph asks fails.
     """
@@ -62,7 +62,7 @@ class Stage:
         config: Config,
         graph: LoadedGraph,
         checkpoints: CheckpointSaver,
-        tally: Tally,
+        watch: RunWatch,
         callbacks: Sequence[Any] = (),
         answer: Answer | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class Stage:
         self._compiled = graph.graph.compile(checkpointer=checkpoints)
         self._durability: Durability | None = "sync"
         """A dialogue goes on when its step is on disk."""
-        self._tally = tally
+        self._watch = watch
         self._callbacks = list(callbacks)
         self._answer = answer
         self._versions = {name: version(name) for name in ("tutelage", "langgraph", "langchain-core")}
@@ -122,14 +122,14 @@ class Stage:
             state: Dialogue = values.get("__start__") or values  # type: ignore[assignment]
             if state.get("retry", 0) == owed.retry:
                 started = datetime.fromisoformat(found.metadata["started"])  # type: ignore[typeddict-item]
-                return _Entrance(Witness(state, self._tally), started, begun=True)
+                return _Entrance(Witness(state, self._watch), started, begun=True)
         if owed.id in self._checkpoints.threads:  # of a try that has failed
             await self._checkpoints.adelete_thread(owed.id)
         assert brief is not None
         state = {"id": owed.id, "brief": brief, "turns": []}
         if owed.retry:
             state["retry"] = owed.retry
-        return _Entrance(Witness(state, self._tally), datetime.now(UTC), begun=False)
+        return _Entrance(Witness(state, self._watch), datetime.now(UTC), begun=False)
 
     async def _perform(self, id_: str, entrance: "_Entrance", cast: Cast, control: RunControl) -> None:
         witness, limits = entrance.witness, cast.limits
@@ -198,13 +198,14 @@ class _Entrance:
 class Witness:
     """Sees a dialogue's graph at work, so that what was said before a failure is not lost with it."""
 
-    def __init__(self, dialogue: Dialogue, tally: Tally) -> None:
+    def __init__(self, dialogue: Dialogue, watch: RunWatch) -> None:
         self.dialogue = dialogue
         """The state after the last whole step."""
         self.asked: Sequence[Interrupt] = ()
         """What the graph asks, if it stopped for that."""
         self._since: list[dict[str, Any]] = []
-        self._tally = tally
+        self._watch = watch
+        self._stopwatch = Stopwatch()
 
     def see(self, mode: str, chunk: Any) -> None:
         """Takes what the graph streams: the state after a step, or what one node has changed within it."""
@@ -242,10 +243,7 @@ class Witness:
     def _count(self, update: dict[str, Any]) -> None:
         turns = update.get("turns")
         for turn in turns if isinstance(turns, list) else []:
-            self._tally.turns += 1
-            if reviewed := [attempt for attempt in turn.attempts if attempt.reviews]:
-                self._tally.drafts += len(reviewed)
-                self._tally.drafts_sent_back += sum(attempt.status == "rejected" for attempt in reviewed)
+            self._watch.turn_taken(turn, self._stopwatch.lap())
 
 
 def _thread(id_: str) -> RunnableConfig:
@@ -262,5 +260,7 @@ def _failure(error: Exception) -> Outcome:
     else:
         reason = f"error:{type(error).__name__}"
     expected = isinstance(error, CallError | GraphRecursionError | Unanswered)
-    log.warning("dialogue_failed", reason=reason, error=str(error), exc_info=None if expected else error)
+    # What an error of a node of the user's own says may quote a model: it goes into the transcript, not into the log.
+    said = str(error) if expected else type(error).__name__
+    log.warning("dialogue_failed", reason=reason, error=said, exc_info=None if expected else error)
     return Outcome(status="failed", reason=reason, detail=str(error))

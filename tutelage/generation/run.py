@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -20,13 +20,13 @@ from tutelage.briefs.sources import BriefIndex
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.turn import Call, Outcome
-from tutelage.errors import BriefError, CallError, ShapeError
+from tutelage.errors import CallError, ShapeError
 from tutelage.generation.ledger import Ledger
-from tutelage.generation.performance import Played, Stage
-from tutelage.generation.progress import Tally
+from tutelage.generation.performance import Stage
 from tutelage.generation.recorder import Recorder
+from tutelage.generation.run_watch import RunWatch, Stopwatch
 from tutelage.generation.slots import Owed, Slots
+from tutelage.telemetry.traces import dialogue_span
 
 log = structlog.get_logger()
 
@@ -42,10 +42,11 @@ class Run:
         stage: Where dialogues are played.
         cast: Who plays.
         briefs: What the dialogues are about.
+        brief_at: Reads the brief at a position; None if it is gone, and its dialogue cannot be made.
         recorder: Writes down what is made.
         ledger: Knows what was finished before.
         read_brief: The brief of a dialogue that has failed, for a retry.
-        tally: Is kept up to date, for whoever watches.
+        watch: Is told what happens.
         at_once: How many dialogues may be under way.
         endless: Whether to wait for more when nothing is owed, as a daemon does.
         held_by: What keeps new dialogues from starting just now; whoever changes that calls `wake`.
@@ -58,21 +59,24 @@ class Run:
         stage: Stage,
         cast: Cast,
         briefs: BriefIndex,
+        brief_at: Callable[[int], Awaitable[Brief | None]],
         recorder: Recorder,
         ledger: Ledger,
         read_brief: Callable[[str], Brief],
-        tally: Tally,
+        watch: RunWatch,
         at_once: int,
         endless: bool = False,
         held_by: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._config = config
+        self._graph = config.graph
         self._stage = stage
-        self._briefs = briefs
+        self._brief_at = brief_at
         self._recorder = recorder
         self._ledger = ledger
         self._read_brief = read_brief
-        self._tally = tally
+        self._watch = watch
+        self._tally = watch.tally
         self._endless = endless
         self._held_by = held_by
         self._wakened = asyncio.Event()
@@ -90,11 +94,11 @@ class Run:
         self._take_up()
 
     def recast(self, cast: Cast, at_once: int) -> None:
-        """Has the dialogues that start from now on played by others."""
-        self._cast = replace(
-            cast, on_prompt=self._recorder.keep_prompt, on_call=self._count_call, journal=self._recorder
-        )
-        self._at_once = at_once
+        """Has dialogues played by others: those under way from their next step on."""
+        self._cast = replace(cast, on_prompt=self._recorder.keep_prompt, journal=self._recorder, watch=self._watch)
+        self.at_once = at_once
+        for control in self._under_way.values():
+            control.request_drain("recast")
         self.wake()
 
     def reconfigure(self, config: Config) -> None:
@@ -174,7 +178,7 @@ class Run:
 
     async def _next(self) -> Owed | None:
         """What to begin now; None if nothing, for now or for good."""
-        if self.paused or self.draining or len(self._under_way) >= self._at_once or self._held_by():
+        if self.paused or self.draining or len(self._under_way) >= self.at_once or self._held_by():
             return None
         if self._first:
             return self._first.pop()
@@ -195,7 +199,7 @@ class Run:
 
     async def _wait(self) -> None:
         seconds = None if not self._later else max(0.0, self._later[0][0] - time.monotonic())
-        if self.paused or len(self._under_way) >= self._at_once:
+        if self.paused or len(self._under_way) >= self.at_once:
             seconds = None
         try:
             await asyncio.wait_for(self._wakened.wait(), seconds)
@@ -213,30 +217,37 @@ class Run:
             self.wake()
 
     async def _play(self, owed: Owed, control: RunControl) -> None:
-        try:
-            brief = owed.brief if owed.position is None else self._briefs.brief(owed.position)
-        except BriefError as error:
-            if not self._endless:
-                raise
-            log.warning("brief_lost", error=str(error), note="its dialogue is not made")
+        stopwatch = Stopwatch()
+        brief = owed.brief if owed.position is None else await self._brief_at(owed.position)
+        if brief is None and not owed.begun:
             return
         if brief is not None:
             self._recorder.begin(owed.id, brief.id)
         if owed.begun:
             await asyncio.to_thread(self._recorder.remember_replies, owed.id)
-        try:
-            played = await self._stage.play(owed, brief, self._cast, control)
-        except CallError as error:
-            if not error.may_heal:
-                raise
-            self._try_later(owed, brief, error)
-            return
-        if played is not None:
-            await self._write_down(played)
-
-    async def _write_down(self, played: Played) -> None:
+        with dialogue_span(owed.id, run=self._config.run, graph=self._graph) as span:
+            try:
+                played = await self._stage.play(owed, brief, self._cast, control)
+            except CallError as error:
+                if not error.may_heal:
+                    raise
+                span.ended(status="failed", reason=error.reason)
+                self._try_later(owed, brief, error)
+                return
+            if played is None:
+                span.ended(status="drained", reason="drained")
+                self._put_down(owed, brief)
+                return
+            outcome = played.transcript.outcome
+            span.ended(status=outcome.status, reason=outcome.reason)
         await self._recorder.finish(played.transcript, played.line)
-        self._count(played.transcript.outcome)
+        self.reasons[outcome.status, outcome.reason] += 1
+        self._watch.dialogue_ended(outcome, stopwatch.lap())
+
+    def _put_down(self, owed: Owed, brief: Brief | None) -> None:
+        """It was drained: if not the whole run is, others play it on."""
+        if not self.draining:
+            self._first.append(replace(owed, position=None, brief=brief, begun=True))
 
     def _try_later(self, owed: Owed, brief: Brief | None, error: CallError) -> None:
         pause = 0.0 if isinstance(error, ShapeError) else TRY_AGAIN[owed.tries]
@@ -256,18 +267,3 @@ class Run:
     def _known(self, ids: Sequence[str]) -> set[str]:
         waiting = {owed.id for owed in self._first} | {owed.id for *_, owed in self._later} | self._under_way.keys()
         return self._ledger.known(ids) | waiting.intersection(ids)
-
-    def _count(self, outcome: Outcome) -> None:
-        self.reasons[outcome.status, outcome.reason] += 1
-        if outcome.status == "completed":
-            self._tally.completed += 1
-        elif outcome.status == "discarded":
-            self._tally.discarded += 1
-        else:
-            self._tally.failed += 1
-
-    def _count_call(self, role: str, call: Call) -> None:
-        self._tally.calls += 1
-        self._tally.prompt_tokens += call.prompt_tokens
-        self._tally.cached_tokens += call.cached_tokens
-        self._tally.completion_tokens += call.completion_tokens

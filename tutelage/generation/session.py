@@ -1,8 +1,16 @@
 """Opens a run: its config, graph, briefs, folder, models and files, checked and put together in the right order."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +21,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.channels.delta import DeltaChannel
 
 from tutelage.briefs.sources import BriefIndex, read_briefs
+from tutelage.briefs.watch import BriefWatch
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.prompt import PromptLibrary
@@ -26,6 +35,9 @@ from tutelage.generation.recorder import Recorder
 from tutelage.generation.registry import LoadedGraph, MakesGraph, load_graph
 from tutelage.generation.run import Run
 from tutelage.generation.run_folder import RunFolder
+from tutelage.generation.run_watch import RunWatch
+from tutelage.telemetry.metrics import Metrics
+from tutelage.telemetry.traces import configure_traces
 from tutelage.transcripts.store import parse_transcript
 
 log = structlog.get_logger()
@@ -56,6 +68,9 @@ class Means:
     """Whether it goes on when nothing is owed, and waits for models for ever."""
     held_by: Callable[[], Sequence[str]] = tuple
     """What keeps new dialogues from starting just now."""
+    metrics: Metrics | None = None
+    within: Callable[[RunFolder], AbstractAsyncContextManager[Any]] = nullcontext
+    """What is entered when the folder is held and nothing else is open yet, and left when all else is closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +83,9 @@ class Session:
     briefs: BriefIndex
     ledger: Ledger
     recorder: Recorder
-    tally: Tally
+    watch: RunWatch
+    watched_briefs: BriefWatch | None
+    """Looks for new briefs, where the run is to take them up."""
     casting: Casting
     run: Run
 
@@ -91,45 +108,64 @@ async def open_session(
     prompts = prompt_library(config, loaded)
     check_all_prompts(prompts, loaded, briefs)
     folder = RunFolder(Path("runs") / config.run if out is None else Path(out), config)
-    with closing(folder):
-        async with cast_of(config, loaded, prompts, models=means.models, logs=folder.logs) as casting:
-            _say_what_is_odd(config, len(briefs), folder, casting)
-            with closing(Ledger(folder.ledger, folder.transcripts)) as ledger:
-                async with _recorder(folder, ledger, loaded, means) as recorder:
-                    tally = Tally(target=target_of(config, briefs, means), done_before=ledger.count("completed"))
-                    stage = Stage(
-                        config=config,
-                        graph=loaded,
-                        checkpoints=recorder.checkpoints,
-                        tally=tally,
-                        callbacks=means.callbacks,
-                        answer=means.answer,
-                    )
-                    run = Run(
-                        config=config,
-                        stage=stage,
-                        cast=casting.cast,
-                        briefs=briefs,
-                        recorder=recorder,
-                        ledger=ledger,
-                        read_brief=partial(_brief_of, ledger, folder.transcripts),
-                        tally=tally,
-                        at_once=at_once(config, casting),
-                        endless=means.endless,
-                        held_by=means.held_by,
-                    )
-                    with unhurried_collector():
-                        yield Session(
-                            config=config,
-                            graph=loaded,
-                            folder=folder,
-                            briefs=briefs,
-                            ledger=ledger,
-                            recorder=recorder,
-                            tally=tally,
-                            casting=casting,
-                            run=run,
-                        )
+    tally = Tally(target=target_of(config, briefs, means))
+    watch = RunWatch(tally, means.metrics, loaded.name)
+    watched = BriefWatch(briefs, config.briefs, config.folder, loaded.make) if means.endless else None
+    async with AsyncExitStack() as stack:
+        stack.enter_context(closing(folder))
+        await stack.enter_async_context(means.within(folder))
+        if config.telemetry.traces:
+            stack.push_async_callback(asyncio.to_thread, configure_traces(content=config.telemetry.content))
+        casting = await stack.enter_async_context(
+            cast_of(
+                config,
+                loaded,
+                prompts,
+                models=means.models,
+                logs=folder.logs,
+                endless=means.endless,
+                on_request=None if means.metrics is None else watch.request_made,
+            )
+        )
+        _say_what_is_odd(config, len(briefs), folder, casting)
+        ledger = stack.enter_context(closing(Ledger(folder.ledger, folder.transcripts)))
+        tally.done_before = ledger.count("completed")
+        recorder = await stack.enter_async_context(_recorder(folder, ledger, loaded, means, watch))
+        stage = Stage(
+            config=config,
+            graph=loaded,
+            checkpoints=recorder.checkpoints,
+            watch=watch,
+            callbacks=means.callbacks,
+            answer=means.answer,
+        )
+        run = Run(
+            config=config,
+            stage=stage,
+            cast=casting.cast,
+            briefs=briefs,
+            brief_at=partial(_brief_at, briefs) if watched is None else watched.brief,
+            recorder=recorder,
+            ledger=ledger,
+            read_brief=partial(_brief_of, ledger, folder.transcripts),
+            watch=watch,
+            at_once=at_once(config, casting),
+            endless=means.endless,
+            held_by=means.held_by,
+        )
+        stack.enter_context(unhurried_collector())
+        yield Session(
+            config=config,
+            graph=loaded,
+            folder=folder,
+            briefs=briefs,
+            ledger=ledger,
+            recorder=recorder,
+            watch=watch,
+            watched_briefs=watched,
+            casting=casting,
+            run=run,
+        )
 
 
 def target_of(config: Config, briefs: BriefIndex, means: Means) -> int | None:
@@ -154,10 +190,15 @@ def check_all_prompts(prompts: PromptLibrary, graph: LoadedGraph, briefs: BriefI
             check_prompts(agent, {"brief": briefs.brief(position)}, prompts)
 
 
-def _recorder(folder: RunFolder, ledger: Ledger, graph: LoadedGraph, means: Means) -> Recorder:
+async def _brief_at(briefs: BriefIndex, position: int) -> Brief | None:
+    return briefs.brief(position)
+
+
+def _recorder(folder: RunFolder, ledger: Ledger, graph: LoadedGraph, means: Means, watch: RunWatch) -> Recorder:
     # A DeltaChannel's value is spread over many checkpoints.
     keep_all = any(isinstance(channel, DeltaChannel) for channel in graph.graph.compile().channels.values())
-    return Recorder(folder, ledger, graph.identity, keep_all=keep_all, patience=means.patience)
+    on_commit = None if means.metrics is None else watch.committed
+    return Recorder(folder, ledger, graph.identity, keep_all=keep_all, patience=means.patience, on_commit=on_commit)
 
 
 def _brief_of(ledger: Ledger, transcripts: Path, id_: str) -> Brief:
