@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.rivals.contestants import Contestant, Distilabel, Job, Saved, SyGra, Tutelage
 from tutelage.testing import SimulatedEndpoint
@@ -234,8 +234,8 @@ def _print(trials: Sequence[Trial], versions: dict[str, str], options: argparse.
         f"{options.dialogues} dialogues of {options.turns} turns, {options.concurrency} at once; "
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs"
     )
-    headers = ("tool", "stopped", "saved then", "in the output", "missing", "doubled", "calls made again")
-    table = Table(*headers, "exit codes", "it says", "seconds")
+    headers = ("stopped", "saved then", "in the output", "missing", "doubled", "model calls", "exit codes")
+    table = Table(Column("tool", no_wrap=True), *headers, "it says", "seconds")
     for trial in trials:
         table.add_row(
             f"{trial.contestant} ({versions[trial.contestant]})",
@@ -244,12 +244,12 @@ def _print(trials: Sequence[Trial], versions: dict[str, str], options: argparse.
             f"{trial.output} of {trial.asked}" + (f", {trial.broken} broken" if trial.broken else ""),
             str(trial.missing),
             str(trial.doubled),
-            str(trial.calls - trial.calls_needed),
+            f"{trial.calls} ({trial.calls - trial.calls_needed:+})",
             ", ".join(map(str, trial.exit_codes)),
             trial.claim,
             " + ".join(f"{seconds:.0f}" for seconds in trial.seconds),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 def _as_data(trials: Sequence[Trial], versions: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
