@@ -262,6 +262,20 @@ def test_a_file_that_may_not_be_read_any_more_has_no_briefs_until_it_may(
     assert watch.look() == Look(back=(0,))
 
 
+def test_a_folder_that_may_not_be_entered_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.jsonl").write_text(lines("a"))
+    watch = watching(tmp_path)
+
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_file", refused)
+        assert watch.look() == Look(refused=(f"{tmp_path}: Permission denied",))
+        assert watch.look() == Look()
+    assert watch.look() == Look()
+
+
 def test_a_file_that_was_only_touched_is_not_parsed(tmp_path: Path, parsed: list[str]) -> None:
     (tmp_path / "1.jsonl").write_text(lines("a", "b"))
     watch = watching(tmp_path)

@@ -75,6 +75,7 @@ class BriefWatch:
         self._files = {
             source.file.path: _File(slot=slot, stamp=source.stamp) for slot, source in enumerate(index.sources)
         }
+        self._nowhere = _File()
         self._reported = len(index)
         self._gone: list[int] = []
         self._back: list[int] = []
@@ -144,7 +145,11 @@ class BriefWatch:
             self._back.append(position)
 
     def _look(self) -> None:
-        found = dict(find(self._sources, self._folder))
+        try:
+            found = dict(find(self._sources, self._folder))
+        except OSError as error:  # a folder that may not be entered: what is known stays as it is
+            self._refuse_file(self._folder, self._nowhere, error)
+            return
         stale: set[int] = set()
         for path in [path for path in self._files if path not in found]:
             log.warning("briefs_file_changed", file=str(path), change="gone")
