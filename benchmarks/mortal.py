@@ -11,7 +11,6 @@ some of its kills fall where they hurt.
 import datetime as clock
 import os
 import random
-import resource
 import signal
 import sqlite3
 import sys
@@ -50,8 +49,6 @@ class Orders(BaseModel):
     """The size after which a new transcript file is begun."""
     clock: float = 0.0
     """Seconds that the clock of this process is wrong by."""
-    file_limit: int | None = None
-    """Bytes that a file may have: beyond it writes fail, as on a full disk."""
 
 
 class Death:
@@ -95,9 +92,6 @@ def main() -> None:
     watch_databases(death)
     if orders.shard_bytes is not None:
         roll_after(orders.shard_bytes)
-    if orders.file_limit is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (orders.file_limit, orders.file_limit))
     if sys.stdin.readline():  # nothing comes where the harness is gone
         sys.exit(run_command(sys.argv[2:]))
 

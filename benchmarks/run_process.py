@@ -135,7 +135,7 @@ def most_memory(process: int) -> int:
 
 def handles(process: int) -> int:
     """Files, sockets and pipes that a process has open."""
-    return len(os.listdir(f"/proc/{process}/fd"))
+    return sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
 
 
 def _status(process: int, name: str) -> int:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, linear_regression
 from typing import Final
@@ -85,8 +86,7 @@ class Report:
         kept = {
             f"memory grows by at most {MEMORY:.0%} over the last half": self.memory_growth <= MEMORY,
             f"open files grow by at most {HANDLES} over the last half": self.handles_growth <= HANDLES,
-            f"checkpoints.db uses at most {STORE * CONCURRENCY / MIB:.0f} MiB": self.checkpoints
-            <= STORE * CONCURRENCY,
+            f"checkpoints.db uses at most {STORE * CONCURRENCY / MIB:.0f} MiB": self.checkpoints <= STORE * CONCURRENCY,
             f"the finished run is opened within {START:g} s": self.start <= START,
         }
         return [bound for bound, is_kept in kept.items() if not is_kept]
@@ -216,7 +216,7 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
     made = [sample.dialogues for sample in samples]
     rates = [0.0] + [
         TURNS * (after.dialogues - before.dialogues) / (after.seconds - before.seconds)
-        for before, after in zip(samples, samples[1:], strict=False)
+        for before, after in pairwise(samples)
     ]
     rows: list[tuple[str, list[float], str]] = [
         ("memory, MiB", [sample.memory / MIB for sample in samples], "tab:blue"),

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -58,7 +58,7 @@ LOCKED: Final = 1.5
 """Seconds that another process holds the ledger."""
 HOUR: Final = 3600.0
 DISK: Final = 64 * 2**20
-"""Bytes of the file system that is filled."""
+"""Bytes of the file system that is filled: the run's folder has one of its own."""
 PATIENCE: Final = 120.0
 """Seconds that a process may take to do what it is waited for."""
 
@@ -88,8 +88,8 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tortures, prints the report, and says by the exit code whether all was well."""
     options = _options(arguments)
-    with _folder(options.trouble) as folder:
-        report = torture(folder, kills=options.kills, seed=options.seed, troubles=options.trouble, watch=_tell)
+    with tempfile.TemporaryDirectory(prefix="tutelage-torture-") as folder:
+        report = torture(Path(folder), kills=options.kills, seed=options.seed, troubles=options.trouble, watch=_tell)
     _print(report, options)
     if options.json is not None:
         figures = {**asdict(report), "kills": report.kills, "good": report.good}
@@ -116,18 +116,22 @@ def torture(
 
     Raises:
         SystemExit: The run ended by itself in a way that it should not, or was finished before all kills were made.
+        PermissionError: A disk is to be filled, and none can be mounted for that.
     """
     started = time.monotonic()
     briefs = DIALOGUES_PER_KILL * kills
     settings: dict[str, Any] = {"limits": {"messages": MESSAGES}, "concurrency": CONCURRENCY, "seed": SEED}
-    with SimulatedEndpoint(
+    endpoint = SimulatedEndpoint(
         model=MODEL,
         replies="benchmarks.torture:sometimes_nothing",
         journal=folder / "journal.jsonl",
         keep_requests=10_000_000,
         latency=LATENCY,
-    ) as endpoint:
+    )
+    with ExitStack() as disk, endpoint:
         project = Project.write(folder / "killed", endpoint.url, briefs=briefs, **settings)
+        if "full_disk" in troubles:
+            disk.enter_context(small_disk(project.run))
         torturer = Torturer(project, endpoint, random.Random(seed), troubles, watch)
         torturer.go(kills)
         requests = endpoint.requests()
@@ -136,13 +140,13 @@ def torture(
         undisturbed = Project.write(folder / "undisturbed", endpoint.url, briefs=briefs, **settings)
         if undisturbed.start().wait(PATIENCE * 10):
             raise SystemExit(f"the run that nothing befell did not succeed: {undisturbed.said.read_text()}")
-    return Report(
-        ends=dict(Counter(life.end for life in torturer.lives)),
-        troubles=dict(torturer.troubles),
-        proof=prove(project, answers=answers, undisturbed=undisturbed),
-        again=calls_made_again(project, requests, torturer.lives, messages=MESSAGES),
-        seconds=time.monotonic() - started,
-    )
+        return Report(
+            ends=dict(Counter(life.end for life in torturer.lives)),
+            troubles=dict(torturer.troubles),
+            proof=prove(project, answers=answers, undisturbed=undisturbed),
+            again=calls_made_again(project, requests, torturer.lives, messages=MESSAGES),
+            seconds=time.monotonic() - started,
+        )
 
 
 def sometimes_nothing(body: dict[str, Any], rng: random.Random) -> str | None:
@@ -269,7 +273,7 @@ class Torturer:
 
     def _full_disk(self, process: "subprocess.Popen[bytes]") -> None:
         """Fills the disk, until the run stops for it or a second has gone by, and then makes room again."""
-        ballast = self._project.folder / "ballast"
+        ballast = self._project.run / "ballast"
         with ballast.open("wb", buffering=0) as file:
             size = 2**20
             while size:
@@ -318,24 +322,13 @@ def _endless(places: Sequence[Place], chance: random.Random, possible: Callable[
 
 
 @contextmanager
-def _folder(troubles: Sequence[str]) -> Iterator[Path]:
-    """A folder for the run; on a small file system of its own, if that is to be filled."""
-    with tempfile.TemporaryDirectory(prefix="tutelage-torture-") as name:
-        folder = Path(name)
-        if "full_disk" not in troubles:
-            yield folder
-            return
-        with small_disk(folder):
-            yield folder
-
-
-@contextmanager
 def small_disk(folder: Path, size: int = DISK) -> Iterator[None]:
-    """Mounts a file system of that many bytes there, while the context lasts. That takes the right to mount.
+    """Mounts a file system of that many bytes there, while the context lasts.
 
     Raises:
-        PermissionError: This user, or this container, may not.
+        PermissionError: This user, or this container, may not mount anything.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode()):
         error = ctypes.get_errno()
@@ -387,7 +380,9 @@ def _print(report: Report, options: argparse.Namespace) -> None:
         table.add_row(what, f"{found:,}", wanted)
     console.print(table)
     if again.oldest_reply_lost is not None:
-        console.print(f"oldest reply that had to be asked for again: {1000 * again.oldest_reply_lost:.0f} ms at the kill")
+        console.print(
+            f"oldest reply that had to be asked for again: {1000 * again.oldest_reply_lost:.0f} ms at the kill"
+        )
     good = "[green]nothing lost[/]" if report.good else "[red]NOT as it must be[/]"
     console.print(f"{report.kills} kills in {report.seconds:.0f} s, seed {options.seed}: {good}")
 
