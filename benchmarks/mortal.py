@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +32,8 @@ Place = Literal[
     "shard roll, new file not synced",
 ]
 DATABASES: Final = {"ledger.db": "ledger commit", "checkpoints.db": "checkpoint commit"}
+
+Value = TypeVar("Value")
 
 
 class Orders(BaseModel):
@@ -116,7 +118,8 @@ def watch_files(death: Death) -> None:
             death.come()
         open_(self, path)
 
-    def mortal_fsync(descriptor: int) -> None:
+    def mortal_fsync(file: Any) -> None:
+        descriptor = file if isinstance(file, int) else file.fileno()
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if _is_shard(path) and death.is_due("transcript written, not synced"):
             death.come()
@@ -126,8 +129,8 @@ def watch_files(death: Death) -> None:
         fsync(descriptor)
 
     AppendFile.append = mortal_append  # type: ignore[method-assign]
-    AppendFile.__init__ = mortal_open  # type: ignore[assignment]
-    os.fsync = mortal_fsync
+    AppendFile.__init__ = mortal_open  # type: ignore[method-assign]
+    os.fsync = cast(Any, mortal_fsync)
 
 
 def watch_databases(death: Death) -> None:
@@ -157,7 +160,7 @@ def watch_databases(death: Death) -> None:
                 return self._mortally(lambda: run(sql, *args))
             return run(sql, *args)
 
-        def _mortally(self, commit: Callable[[], Any]) -> Any:
+        def _mortally(self, commit: Callable[[], Value]) -> Value:
             due, started = death.is_due(self._place), time.perf_counter()
             if due:
                 threading.Timer(random.uniform(0, self._lasted), death.come).start()
@@ -170,9 +173,10 @@ def watch_databases(death: Death) -> None:
     connect = sqlite3.connect
 
     def mortal_connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        return connect(*args, **{"factory": MortalConnection, **options})
+        connection: sqlite3.Connection = connect(*args, **{**options, "factory": MortalConnection})
+        return connection
 
-    sqlite3.connect = mortal_connect
+    sqlite3.connect = cast(Any, mortal_connect)
 
 
 def roll_after(size: int) -> None:
