@@ -54,6 +54,141 @@ def generate(config: Path, *, out: Annotated[Path | None, OUT] = None, verbose: 
 
 
 @app.command
+def daemon(config: Path, *, out: Annotated[Path | None, OUT] = None, verbose: bool = False) -> int:
+    """Makes dialogues without end or until the target is met, takes up new briefs, and is told what to do meanwhile.
+
+    SIGTERM and Ctrl-C have it come to its end, a second one ends it at once, SIGHUP has it read its config again.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    out
+        The run's folder; runs/NAME if not given.
+    verbose
+        Log every dialogue and every retry.
+    """
+    from tutelage.generation.daemon import run_daemon
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs(verbose=verbose)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    summary = run_daemon(config, out=out, progress=True)
+    if summary is None:
+        return 0
+    print(summary)
+    return summary.exit_code
+
+
+@app.command
+def status(run: str, *, json: bool = False) -> int:
+    """Says how a daemon stands.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    json
+        Print JSON.
+    """
+    from tutelage.generation.control_client import ControlClient
+    from tutelage.generation.run_folder import find_run
+    from tutelage.generation.status import as_json, render_status
+
+    said = ControlClient(find_run(run)).status()
+    print(as_json(said) if json else render_status(said))
+    return 0
+
+
+@app.command
+def pause(run: str) -> int:
+    """Has a daemon begin no more dialogues; those under way go on.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    """
+    from tutelage.generation.control_client import ControlClient
+    from tutelage.generation.run_folder import find_run
+
+    print(ControlClient(find_run(run)).pause())
+    return 0
+
+
+@app.command
+def resume(run: str) -> int:
+    """Takes back a pause.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    """
+    from tutelage.generation.control_client import ControlClient
+    from tutelage.generation.run_folder import find_run
+
+    print(ControlClient(find_run(run)).resume())
+    return 0
+
+
+@app.command
+def drain(run: str, *, wait: float | None = None) -> int:
+    """Has a daemon come to its end: what is under way stops behind its step, and goes on at the next start.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    wait
+        Seconds to wait for its end; exit code 1 if it takes longer.
+    """
+    from tutelage.generation.control_client import ControlClient
+    from tutelage.generation.run_folder import find_run
+
+    client = ControlClient(find_run(run))
+    print(client.drain())
+    return 0 if wait is None or client.ended_within(wait) else 1
+
+
+@app.command
+def reload(run: str) -> int:
+    """Has a daemon read its config and prompts again, and says which keys have changed.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    """
+    from tutelage.generation.control_client import ControlClient
+    from tutelage.generation.run_folder import find_run
+
+    changed = ControlClient(find_run(run)).reload()
+    print(f"changed: {', '.join(changed)}" if changed else "nothing in the config has changed; prompts were read again")
+    return 0
+
+
+@app.command
+def retry(run: str, *ids: str, list: bool = False) -> int:  # noqa: A002
+    """Has dialogues made again that failed and were set aside: by the daemon, or by the next start where none runs.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    ids
+        Dialogues; all that are set aside if not given.
+    list
+        Only list them.
+    """
+    from tutelage.generation.retrying import list_set_aside, retry_set_aside
+    from tutelage.generation.run_folder import find_run
+
+    print(list_set_aside(find_run(run)) if list else retry_set_aside(find_run(run), ids))
+    return 0
+
+
+@app.command
 def show(
     run: str,
     id: str | None = None,  # noqa: A002

@@ -27,13 +27,13 @@ from urllib.parse import urlsplit
 import orjson
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.config import DaemonConfig
 from tutelage.errors import ConfigError, UserError
 from tutelage.generation import control_socket
 from tutelage.generation.status import Status
+from tutelage.telemetry.metrics import CONTENT_TYPE
 
 PATIENCE: Final = 30.0
 """Seconds that a client has to send its request."""
@@ -178,7 +178,7 @@ class ControlServer:
         return _probe(self._daemon.ready())
 
     async def _metrics(self, _: bytes) -> web.Response:
-        return web.Response(body=self._daemon.metrics(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=self._daemon.metrics(), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _status(self, _: bytes) -> web.Response:
         return _json(self._daemon.status().model_dump(mode="json"))

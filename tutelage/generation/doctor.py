@@ -26,9 +26,9 @@ from tutelage.errors import BriefError, ConfigError, EmbeddedError, GraphError, 
 from tutelage.generation.casting import EMBEDDED_SLOTS, prompt_library
 from tutelage.generation.endpoint_examination import Part, examine_endpoint
 from tutelage.generation.findings import Finding, Level, Notes, render
-from tutelage.generation.session import MANY_PER_BRIEF
 from tutelage.generation.registry import LoadedGraph, load_graph
 from tutelage.generation.run_folder import check_run_folder
+from tutelage.generation.session import MANY_PER_BRIEF
 from tutelage.serving.embedded import EmbeddedServer
 
 __all__ = ["Finding", "examine", "render"]

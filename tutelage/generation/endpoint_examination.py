@@ -78,7 +78,7 @@ async def examine_endpoint(
         return [*notes.problem(str(error), unreachable=isinstance(error, EndpointUnreachable))]
     notes.fine(f"answers in {1000 * seconds:.0f} ms")
     async with EndpointPool(
-        url, api_key=secret, timeout=CALL_SECONDS, connect_timeout=ANSWER_SECONDS, retries=0
+        url, api_key=secret, timeout=CALL_SECONDS, connect_timeout=ANSWER_SECONDS, retries=0, patience=0
     ) as pool:
         try:
             served = await pool.models()

@@ -30,6 +30,8 @@ class RunSummary:
     """That this start took."""
     met: bool
     """Whether the run is done: its target is met, or each brief was tried and not all of them failed."""
+    drained: bool = False
+    """Whether it was stopped on purpose, to go on at its next start."""
 
     def count(self, status: str) -> int:
         """How many dialogues ended so: completed, discarded or failed."""
@@ -48,7 +50,7 @@ class RunSummary:
     @property
     def exit_code(self) -> int:
         """What the command exits with."""
-        return 0 if self.met else 1
+        return 0 if self.met or self.drained else 1
 
 
 def generate(

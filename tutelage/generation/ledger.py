@@ -6,10 +6,12 @@ reading only what was appended since. Dialogues that were under way when a proce
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 
@@ -125,14 +127,14 @@ class Ledger:
         row = self._database.execute("SELECT count(*) FROM dialogues WHERE status = ?", (status,)).fetchone()
         return int(row[0])
 
-    def set_aside(self) -> Iterator[Entry]:
-        """The dialogues that failed, and that nobody has asked to be made again."""
-        yield from map(
-            _entry,
-            self._database.execute(
-                f"{_SELECT} WHERE status = 'failed' AND id NOT IN (SELECT id FROM retries) ORDER BY reason, id"
-            ).fetchall(),
-        )
+    def set_aside(self, most: int = -1) -> Iterator[Entry]:
+        """The dialogues that failed, and that nobody has asked to be made again; so many at most."""
+        query = f"{_SELECT} WHERE {_SET_ASIDE} ORDER BY reason, id LIMIT ?"
+        yield from map(_entry, self._database.execute(query, (most,)).fetchall())
+
+    def count_set_aside(self) -> int:
+        """How many those are."""
+        return int(self._database.execute(f"SELECT count(*) FROM dialogues WHERE {_SET_ASIDE}").fetchone()[0])
 
     def retry(self, ids: Iterable[str]) -> int:
         """Has failed dialogues made again, and gives their number; those that did not fail are left alone."""
@@ -203,6 +205,18 @@ def _entries(path: Path, start: int) -> Iterator[Entry]:
                 log.warning("transcript_skipped", file=str(path), offset=location.offset, error=str(error))
 
 
+def read_set_aside(path: Path) -> list[Entry]:
+    """The dialogues that are set aside, also while another process holds the ledger.
+
+    Raises:
+        sqlite3.Error: The file is no ledger.
+    """
+    database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+    with closing(database):
+        return [_entry(row) for row in database.execute(f"{_SELECT} WHERE {_SET_ASIDE} ORDER BY reason, id")]
+
+
+_SET_ASIDE: Final = "status = 'failed' AND id NOT IN (SELECT id FROM retries)"
 _SELECT: Final = "SELECT id, brief, status, reason, attempt, shard, offset, length FROM dialogues"
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import structlog
@@ -144,7 +145,9 @@ class Tally:
 
 
 @asynccontextmanager
-async def show_progress(tally: Tally, *, name: str, note: Callable[[], str] | None = None) -> AsyncIterator[None]:
+async def show_progress(
+    tally: Tally, *, name: str, note: Callable[[], str] | None = None, every: float = REPORT
+) -> AsyncIterator[None]:
     """Shows how a run goes, on stderr, until the block is left: a live display at a terminal, JSON lines otherwise.
 
     Log lines that are written to `sys.stderr` meanwhile stand above the display. However the block is left, the last
@@ -154,8 +157,9 @@ async def show_progress(tally: Tally, *, name: str, note: Callable[[], str] | No
         tally: What the run keeps up to date.
         name: The run's name.
         note: Anything else that is worth a line now; the empty text for nothing.
+        every: Seconds between two lines where nobody watches.
     """
-    shown = _display if _at_terminal() else _lines
+    shown = _display if _at_terminal() else partial(_lines, every=every)
     with shown(tally, name, note or _nothing):
         yield
 
@@ -251,14 +255,14 @@ def _display(tally: Tally, name: str, note: Callable[[], str]) -> Iterator[None]
 
 
 @contextmanager
-def _lines(tally: Tally, name: str, note: Callable[[], str]) -> Iterator[None]:
+def _lines(tally: Tally, name: str, note: Callable[[], str], *, every: float) -> Iterator[None]:
     def report(state: State = "running") -> None:
         tally.sample()
         said = {"note": note()} if note() else {}
         log.info("progress", run=name, state=state, **tally.numbers(), **said)
 
     report()
-    with _repeated(report, REPORT), _ending(report):
+    with _repeated(report, every), _ending(report):
         yield
 
 

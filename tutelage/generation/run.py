@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -85,6 +85,8 @@ class Run:
         """Dialogues to be tried again, by when."""
         self._first: list[Owed] = []
         """Dialogues that go before all that are new, the next one last."""
+        self._moving: list[tuple[set[str], asyncio.Event]] = []
+        """By `recast`, the dialogues that were under way then and have not moved on."""
         self._slots = Slots(config, briefs, self._known)
         self.paused = False
         self.draining = False
@@ -93,13 +95,21 @@ class Run:
         self.recast(cast, at_once)
         self._take_up()
 
-    def recast(self, cast: Cast, at_once: int) -> None:
-        """Has dialogues played by others: those under way from their next step on."""
+    def recast(self, cast: Cast, at_once: int) -> asyncio.Event:
+        """Has dialogues played by others: those under way from their next step on.
+
+        Returns:
+            What is set when nobody is played by those before any more.
+        """
         self._cast = replace(cast, on_prompt=self._recorder.keep_prompt, journal=self._recorder, watch=self._watch)
         self.at_once = at_once
         for control in self._under_way.values():
             control.request_drain("recast")
+        moved_on = asyncio.Event()
+        self._moving.append((set(self._under_way), moved_on))
+        self._notice_who_moved_on()
         self.wake()
+        return moved_on
 
     def reconfigure(self, config: Config) -> None:
         """Takes a target, or other briefs, into account."""
@@ -140,11 +150,6 @@ class Run:
     def wake(self) -> None:
         """Has the run look again at whether it may start a dialogue."""
         self._wakened.set()
-
-    @property
-    def under_way(self) -> Collection[str]:
-        """The ids of the dialogues that are being played."""
-        return self._under_way.keys()
 
     async def complete(self) -> None:
         """Makes what is owed, until the target is met, nothing is left to try, or the run is drained.
@@ -214,6 +219,7 @@ class Run:
             del self._under_way[owed.id]
             self._tally.under_way -= 1
             self._recorder.leave(owed.id)
+            self._notice_who_moved_on(owed.id)
             self.wake()
 
     async def _play(self, owed: Owed, control: RunControl) -> None:
@@ -254,6 +260,13 @@ class Run:
         log.warning("dialogue_tried_again_later", reason=error.reason, error=str(error), seconds=pause)
         again = replace(owed, position=None, brief=brief, begun=True, tries=owed.tries + 1)
         heapq.heappush(self._later, (time.monotonic() + pause, id(again), again))
+
+    def _notice_who_moved_on(self, id_: str | None = None) -> None:
+        for players, moved_on in self._moving:
+            players.discard(id_ or "")
+            if not players:
+                moved_on.set()
+        self._moving = [each for each in self._moving if not each[1].is_set()]
 
     def _take_up(self) -> None:
         """What an earlier start left: first the retries, then what is under way already, so that this goes first."""

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import yaml
 
@@ -34,16 +34,9 @@ class RunFolder:
         check_run_folder(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("w")
         except OSError as error:
             raise RunFolderError(f"the run folder {str(path)!r} cannot be made: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()  # and no more: what is there is the other's, however new it looked to us
-            raise RunFolderError(
-                f"the run folder {str(path)!r} is in use by another process: stop that one first"
-            ) from error
+        self._lock = lock(path)  # or no more: what is there is the other's, however new it looked to us
         try:
             self._claim(config)
         except RunFolderError:
@@ -76,13 +69,38 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
+    def rewrite(self, config: Config) -> None:
+        """Has the folder say that it is run with this config from now on."""
+        text = yaml.safe_dump(config.as_written(), sort_keys=False, allow_unicode=True)
+        write_whole(self.path / "run.yaml", text)
+
     def _claim(self, config: Config) -> None:
         file = self.path / "run.yaml"
         new = config.as_written()
         old = read_run_yaml(self.path) if file.exists() else new
         self.changed = [key for key, value in new.items() if old.get(key) != value]
         if self.changed or not file.exists():
-            write_whole(file, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+            self.rewrite(config)
+
+
+def lock(path: Path) -> IO[str]:
+    """Holds a run folder for this process alone until what is returned is closed, or the process ends.
+
+    Raises:
+        RunFolderError: Another process holds it.
+    """
+    try:
+        file = (path / ".lock").open("w")
+    except OSError as error:
+        raise RunFolderError(f"the run folder {str(path)!r} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise RunFolderError(
+            f"the run folder {str(path)!r} is in use by another process: stop that one first"
+        ) from error
+    return file
 
 
 def check_run_folder(path: Path, config: Config) -> None:
@@ -96,7 +114,7 @@ def check_run_folder(path: Path, config: Config) -> None:
     if not path.is_dir():
         raise RunFolderError(f"{str(path)!r} is a file, not a run folder: choose another --out")
     if not (path / "run.yaml").exists():
-        if not {entry.name for entry in path.iterdir()} <= {".lock", "logs"}:
+        if not {entry.name for entry in path.iterdir()} <= {".lock", "logs", "control.sock"}:
             raise RunFolderError(f"{str(path)!r} is not empty and no run folder: choose another --out")
         return
     old, new = read_run_yaml(path), config.as_written()

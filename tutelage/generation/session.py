@@ -38,7 +38,7 @@ from tutelage.generation.run_folder import RunFolder
 from tutelage.generation.run_watch import RunWatch
 from tutelage.telemetry.metrics import Metrics
 from tutelage.telemetry.traces import configure_traces
-from tutelage.transcripts.store import parse_transcript
+from tutelage.transcripts.store import parse_transcript, shards
 
 log = structlog.get_logger()
 
@@ -89,6 +89,15 @@ class Session:
     casting: Casting
     run: Run
 
+    def bytes_on_disk(self) -> dict[str, int]:
+        """Bytes of the run folder's parts; of the checkpoints those in use."""
+        return {
+            "transcripts": sum(path.stat().st_size for path in shards(self.folder.transcripts)),
+            "messages": self.folder.messages.stat().st_size,
+            "checkpoints": self.recorder.checkpoints.store.used_bytes(),
+            "ledger": self.folder.ledger.stat().st_size,
+        }
+
 
 @asynccontextmanager
 async def open_session(
@@ -104,13 +113,14 @@ async def open_session(
     if graph is not None:
         config = config.model_copy(update={"graph": graph if isinstance(graph, str) else loaded.name})
     check_roles(config, loaded)
-    briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make)
+    path = Path("runs") / config.run if out is None else Path(out)
+    watched = _watched_briefs(config, loaded, path) if means.endless else None
+    briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make) if watched is None else watched.index
     prompts = prompt_library(config, loaded)
     check_all_prompts(prompts, loaded, briefs)
-    folder = RunFolder(Path("runs") / config.run if out is None else Path(out), config)
+    folder = RunFolder(path, config)
     tally = Tally(target=target_of(config, briefs, means))
     watch = RunWatch(tally, means.metrics, loaded.name)
-    watched = BriefWatch(briefs, config.briefs, config.folder, loaded.make) if means.endless else None
     async with AsyncExitStack() as stack:
         stack.enter_context(closing(folder))
         await stack.enter_async_context(means.within(folder))
@@ -188,6 +198,16 @@ def check_all_prompts(prompts: PromptLibrary, graph: LoadedGraph, briefs: BriefI
     for position in range(min(len(briefs), CHECKED_BRIEFS)):
         for agent in graph.agents:
             check_prompts(agent, {"brief": briefs.brief(position)}, prompts)
+
+
+def _watched_briefs(config: Config, graph: LoadedGraph, path: Path) -> BriefWatch:
+    """The briefs of a run that takes up new ones. Once it has begun, a line that does not hold no longer stops it."""
+    if not (path / "run.yaml").exists():
+        index = read_briefs(config.briefs, config.folder, make_graph=graph.make)
+        return BriefWatch(index, config.briefs, config.folder, graph.make)
+    watched = BriefWatch(BriefIndex(), config.briefs, config.folder, graph.make)
+    watched.look()
+    return watched
 
 
 async def _brief_at(briefs: BriefIndex, position: int) -> Brief | None:

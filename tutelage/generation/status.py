@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.text import Text
@@ -154,6 +155,11 @@ def status_line(status: Status) -> str:
     if down := sum(endpoint.state == "open" for endpoint in status.endpoints):
         parts.append(f"{down} of {len(status.endpoints)} endpoints down")
     return one_line(", ".join(parts)).plain
+
+
+def as_json(data: Mapping[str, Any]) -> str:
+    """The status as it is, for programs."""
+    return orjson.dumps(data, option=orjson.OPT_INDENT_2).decode()
 
 
 def render_status(data: Mapping[str, Any], console: Console | None = None) -> str:

@@ -23,7 +23,7 @@ MOST_VALUES: Final = 256
 """So many values of one label are told apart; what comes after them is counted under `OTHER`."""
 OTHER: Final = "other"
 
-RUN_STATES: Final = ("running", "paused", "draining", "done")
+RUN_STATES: Final = ("starting", "running", "idle", "paused", "waiting", "held", "draining")
 CIRCUIT_STATES: Final = ("closed", "half_open", "open")
 WATERMARKS: Final = ("memory", "disk", "waiting")
 

@@ -1,0 +1,550 @@
+"""`tutelage daemon`: a run that goes on for weeks, is told what to do while it does, and comes to its end when asked.
+
+The customs are procrastinate's and systemd's: SIGTERM drains, a second signal ends it at once, SIGHUP reloads.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from langchain_core.language_models import BaseChatModel
+
+from tutelage.config import Config, load_config
+from tutelage.errors import ConfigError, RunFolderError, TutelageError, UserError
+from tutelage.generation.admission import Admission
+from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
+from tutelage.generation.control import ControlServer
+from tutelage.generation.generate import RunSummary, fast_loop, summary
+from tutelage.generation.notify import Notifier
+from tutelage.generation.progress import show_progress
+from tutelage.generation.run_folder import RunFolder
+from tutelage.generation.session import Means, Session, at_once, check_all_prompts, open_session, target_of
+from tutelage.generation.status import (
+    Disk,
+    EndpointStatus,
+    Progress,
+    Reload,
+    SetAside,
+    State,
+    Status,
+    Watermark,
+    status_line,
+)
+from tutelage.serving.endpoint_pool import EndpointPool, ReplicaState
+from tutelage.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+FIXED: Final = ("run", "graph", "seed", "telemetry")
+"""Keys of the config that a reload cannot change: dialogues' ids, courses and seeds come from the first three."""
+FIXED_OF_DAEMON: Final = ("listen", "token")
+REPORT: Final = 60.0
+"""Seconds between two lines of progress where nobody watches."""
+MARGIN: Final = 30.0
+"""Seconds that the end takes beyond `daemon.grace` at most: what is written is still to be synced."""
+TICK: Final = 1.0
+"""Seconds between two looks at its own state."""
+GIB: Final = 2**30
+
+
+class Daemon:
+    """A run, kept going and controlled. `serve` is all of its life.
+
+    Args:
+        config: The config's file, which a reload reads again; or a config, which none can.
+        out: The run's folder; `runs/NAME` if not given.
+        models: Models by role, instead of the config's.
+        callbacks: LangChain callback handlers.
+        progress: Whether to show progress on stderr.
+    """
+
+    def __init__(
+        self,
+        config: Path | str | Mapping[str, Any] | Config,
+        *,
+        out: Path | str | None = None,
+        models: Mapping[str, BaseChatModel] | None = None,
+        callbacks: Sequence[Any] = (),
+        progress: bool = False,
+    ) -> None:
+        self._source = config
+        self._config = load_config(config)
+        self._out = out
+        self._models = models
+        self._progress = progress
+        self._callbacks = callbacks
+        self._metrics = Metrics(run=self._config.run, graph=self._config.graph)
+        self._notifier = Notifier.from_environment()
+        self._folder: Path
+        self._session: Session | None = None
+        self._casting: Casting | None = None
+        self._admission: Admission | None = None
+        self._casts = AsyncExitStack()
+        self._started = datetime.now(UTC)
+        self._state: State = "starting"
+        self._since = self._started
+        self._draining = False
+        self._signals = 0
+        self._life: asyncio.Task[Any] | None = None
+        self._completing: asyncio.Task[None] | None = None
+        self._beside: set[asyncio.Task[None]] = set()
+        self._reload_lock = asyncio.Lock()
+        self._reloaded: Reload | None = None
+        self._counts: dict[str, dict[str, int]] = {}
+
+    async def serve(self) -> RunSummary | None:
+        """Makes dialogues until the target is met or it is drained.
+
+        Returns:
+            What the run has come to; None if it was drained before it had begun.
+
+        Raises:
+            UserError, EndpointUnreachable: As `generate` does at its start; later only if the folder, a key or the
+                models' names do not hold any more.
+        """
+        self._life = asyncio.current_task()
+        started = time.monotonic()
+        with self._signals_heard():
+            try:
+                async with AsyncExitStack() as stack:
+                    session = await stack.enter_async_context(
+                        open_session(self._config, out=self._out, means=self._means())
+                    )
+                    await self._begin(session, stack)
+                    await self._go_on(session)
+                    return replace(summary(session, time.monotonic() - started), drained=self._draining)
+            except asyncio.CancelledError:
+                if self._draining and self._session is None:
+                    log.info("daemon_drained", note="before it had begun")
+                    return None
+                raise
+
+    def _means(self) -> Means:
+        return Means(
+            models=self._models,
+            callbacks=self._callbacks,
+            patience=float("inf"),
+            endless=True,
+            held_by=lambda: self._admission.held_by() if self._admission else (),
+            metrics=self._metrics,
+            within=self._controlled,
+        )
+
+    @asynccontextmanager
+    async def _controlled(self, folder: RunFolder) -> AsyncIterator[None]:
+        self._folder = folder.path
+        async with (
+            ControlServer(self, folder.path, self._config.daemon),
+            self._notifier.told(lambda: status_line(self.status()), self.live),
+        ):
+            yield
+
+    async def _begin(self, session: Session, stack: AsyncExitStack) -> None:
+        admission = Admission(session.config.watermarks, session.folder.path, on_change=session.run.wake)
+        self._watch_endpoints(admission, session.config, session.casting)
+        self._admission = await stack.enter_async_context(admission)
+        stack.push_async_callback(self._casts.aclose)
+        self._casting = session.casting
+        self._counts = session.ledger.counts()
+        self._watch_gauges(session)
+        if self._progress:
+            shown = show_progress(session.watch.tally, name=session.config.run, note=self._note, every=REPORT)
+            await stack.enter_async_context(shown)
+        self._session = session
+        self._notifier.ready()
+        log.info("daemon_ready", folder=str(session.folder.path), dialogues=session.watch.tally.done_before)
+
+    async def _go_on(self, session: Session) -> None:
+        housekeeping = asyncio.create_task(self._keep_house(session))
+        self._completing = asyncio.create_task(session.run.complete())
+        if self._draining:
+            session.run.drain()
+        try:
+            await self._completing
+        except asyncio.CancelledError:
+            if not self._draining or (self._life is not None and self._life.cancelling()):
+                raise
+            log.warning(
+                "drain_cut_short", dialogues=session.watch.tally.under_way, note="their last step is made again"
+            )
+        finally:
+            housekeeping.cancel()
+            await asyncio.gather(housekeeping, return_exceptions=True)
+        if self._draining:
+            log.info(
+                "daemon_drained", dialogues=len(session.recorder.checkpoints.threads), note="go on at the next start"
+            )
+
+    async def _keep_house(self, session: Session) -> None:
+        """What is to be done now and then, whatever else happens."""
+        look_at = time.monotonic() + self._config.daemon.poll
+        while True:
+            await asyncio.sleep(TICK)
+            session.watch.tally.sample()
+            self._note_state()
+            if time.monotonic() >= look_at:
+                await self._look_for_briefs(session)
+                look_at = time.monotonic() + self._config.daemon.poll
+
+    async def _look_for_briefs(self, session: Session) -> None:
+        if session.watched_briefs is None:
+            return
+        look = await asyncio.to_thread(session.watched_briefs.look)
+        if look.added or look.back:
+            log.info("briefs_taken_up", new=look.added, back=len(look.back))
+            session.run.look_again()
+
+    # What it is told: `tutelage.generation.control.Controlled`.
+
+    def pause(self) -> None:
+        """Begins nothing new; what is under way goes on."""
+        session = self._begun()
+        session.run.pause()
+        log.info("daemon_paused", under_way=session.watch.tally.under_way)
+
+    def resume(self) -> None:
+        """Takes back a pause."""
+        self._begun().run.resume()
+        log.info("daemon_resumed")
+
+    def drain(self) -> None:
+        """Comes to its end: what is under way stops behind its step, or is dropped when there is no more time."""
+        if self._draining:
+            return
+        self._draining = True
+        grace = self._config.daemon.grace
+        log.info("daemon_draining", under_way=self._session.watch.tally.under_way if self._session else 0, grace=grace)
+        self._notifier.stopping(grace + MARGIN)
+        if self._session is None:
+            if self._life is not None:
+                self._life.cancel()
+            return
+        self._session.run.drain()
+        asyncio.get_running_loop().call_later(grace, self._cut_short)
+
+    async def reload(self) -> list[str]:
+        """Reads the config again, and takes it up as a whole or not at all.
+
+        Returns:
+            The keys that changed.
+
+        Raises:
+            UserError: It does not hold, or changes what is fixed.
+            EndpointUnreachable: A model that it names cannot be reached.
+        """
+        session = self._begun()
+        async with self._reload_lock:
+            self._notifier.reloading()
+            try:
+                changed = await self._take_up(session)
+            except TutelageError as error:
+                self._reloaded = Reload(at=datetime.now(UTC), refused=str(error))
+                self._metrics.reloaded(refused=True)
+                log.warning("reload_refused", error=str(error))
+                raise error if isinstance(error, UserError) else ConfigError(str(error)) from error
+            finally:
+                self._notifier.ready()
+            self._reloaded = Reload(at=datetime.now(UTC), changed=changed)
+            self._metrics.reloaded(refused=False)
+            log.info("config_reloaded", changed=changed)
+            return changed
+
+    async def retry(self, ids: Sequence[str]) -> int:
+        """Has dialogues that failed made again: these, or all."""
+        session = self._begun()
+        wanted = list(ids) or [entry.id for entry in session.ledger.set_aside()]
+        count = session.ledger.retry(wanted)
+        if ids and count < len(set(ids)):
+            log.warning("retry_of_others", asked=len(set(ids)), retried=count, note="the others did not fail")
+        session.run.retry()
+        return count
+
+    def live(self) -> str | None:
+        """An answer shows that the event loop turns, and whatever else ends ends the process."""
+        return None
+
+    def ready(self) -> str | None:
+        """None, or why it makes no dialogues now."""
+        state, reason = self._now()
+        return f"{state}: {reason}".rstrip(": ") if state in ("starting", "waiting", "draining") else None
+
+    def metrics(self) -> bytes:
+        """Prometheus text."""
+        return self._metrics.render()
+
+    def status(self) -> Status:
+        """How it stands."""
+        state, reason = self._note_state()
+        said = Status(
+            run=self._config.run,
+            graph=self._config.graph,
+            folder=str(self._folder),
+            pid=os.getpid(),
+            version=version("tutelage"),
+            at=datetime.now(UTC),
+            started=self._started,
+            state=state,
+            since=self._since,
+            reason=reason,
+            reload=self._reloaded,
+            memory=_resident(),
+        )
+        return said if self._session is None else said.model_copy(update=self._particulars(self._session))
+
+    def _particulars(self, session: Session) -> dict[str, Any]:
+        tally, pools = session.watch.tally, self._pools()
+        aside = list(session.ledger.set_aside(10))
+        return {
+            "progress": Progress(
+                done=tally.done,
+                target=tally.target,
+                under_way=tally.under_way,
+                at_once=session.run.at_once,
+                tokens_per_second=round(tally.tokens_per_second, 1),
+                seconds_left=tally.seconds_left,
+            ),
+            "outcomes": self._outcomes(session),
+            "set_aside": session.ledger.count_set_aside(),
+            "set_aside_first": [SetAside(id=each.id, brief=each.brief, reason=each.reason) for each in aside],
+            "endpoints": [
+                EndpointStatus(
+                    model=model,
+                    url=replica.url,
+                    state=replica.state,
+                    in_flight=replica.in_flight,
+                    queue=self._queue(replica.url),
+                    failures=replica.failures,
+                    last_error=replica.last_error,
+                )
+                for model, pool in pools.items()
+                for replica in pool.replicas()
+            ],
+            "waiting_calls": self._waiting(),
+            "watermarks": list(self._watermarks()),
+            "disk": Disk(free=self._free(), used=session.bytes_on_disk()),
+        }
+
+    def _note_state(self) -> tuple[State, str]:
+        state, reason = self._now()
+        if state != self._state:
+            log.info("daemon_state_changed", state=state, reason=reason)
+            self._state, self._since = state, datetime.now(UTC)
+        return state, reason
+
+    def _now(self) -> tuple[State, str]:
+        session = self._session
+        if self._draining:
+            return "draining", ""
+        if session is None:
+            return "starting", ""
+        if (trouble := session.recorder.trouble) is not None:
+            return "waiting", f"the run folder cannot be written: {trouble}"
+        lost = [name for name, pool in self._pools().items() if all(each.state != "closed" for each in pool.replicas())]
+        if lost:
+            return "waiting", f"no endpoint of {', '.join(lost)} answers"
+        if session.run.paused:
+            return "paused", ""
+        if held := self._admission.held_by() if self._admission else ():
+            return "held", ", ".join(held)
+        return ("running", "") if session.watch.tally.under_way else ("idle", "")
+
+    # How it does it.
+
+    def _begun(self) -> Session:
+        if self._session is None:
+            raise RunFolderError("the daemon is still starting: ask again in a moment")
+        return self._session
+
+    def _cut_short(self) -> None:
+        if self._completing is not None:
+            self._completing.cancel()
+
+    async def _take_up(self, session: Session) -> list[str]:
+        if not isinstance(self._source, Path | str):
+            raise ConfigError("the daemon was started with a config that is no file: there is nothing to read again")
+        new = await asyncio.to_thread(load_config, self._source)
+        changed = _changes(self._config, new)
+        check_roles(new, session.graph)
+        prompts = prompt_library(new, session.graph)
+        check_all_prompts(prompts, session.graph, session.briefs)
+        casting = await self._casts.enter_async_context(
+            cast_of(
+                new,
+                session.graph,
+                prompts,
+                models=self._models,
+                logs=session.folder.logs,
+                endless=True,
+                on_request=session.watch.request_made,
+            )
+        )
+        session.folder.rewrite(new)
+        before, self._casting, self._config = self._pools(), casting, new
+        if session.watched_briefs is not None and "briefs" in changed:
+            session.watched_briefs.follow(new.briefs)
+        if self._admission is not None:
+            self._admission.marks = new.watermarks
+            self._watch_endpoints(self._admission, new, casting)
+        session.watch.tally.target = target_of(new, session.briefs, self._means())
+        session.run.reconfigure(new)
+        moved_on = session.run.recast(casting.cast, at_once(new, casting))
+        self._do_beside(_close(before.values(), moved_on))
+        return changed
+
+    def _watch_endpoints(self, admission: Admission, config: Config, casting: Casting) -> None:
+        keys = {name: config.models[name].secret() for name in casting.pools if name in config.models}
+        admission.watch({name: pool.urls for name, pool in casting.pools.items()}, keys)
+
+    def _watch_gauges(self, session: Session) -> None:
+        tally = session.watch.tally
+        self._metrics.watch(
+            state=lambda: self._now()[0],
+            under_way=lambda: tally.under_way,
+            owed=lambda: tally.left or 0,
+            completed=lambda: tally.done,
+            target=lambda: tally.target or 0,
+            set_aside=session.ledger.count_set_aside,
+            waiting=self._waiting,
+            in_flight=lambda: self._by_endpoint(lambda replica: replica.in_flight),
+            circuits=lambda: self._by_endpoint(lambda replica: replica.state),
+            held_by=lambda: self._admission.held_by() if self._admission else (),
+            bytes_on_disk=session.bytes_on_disk,
+            bytes_free=self._free,
+        )
+
+    def _pools(self) -> Mapping[str, EndpointPool]:
+        return self._casting.pools if self._casting is not None else {}
+
+    def _by_endpoint(self, of: Callable[[ReplicaState], Any]) -> dict[str, Any]:
+        return {replica.url: of(replica) for pool in self._pools().values() for replica in pool.replicas()}
+
+    def _waiting(self) -> int:
+        return sum(max((replica.waiting for replica in pool.replicas()), default=0) for pool in self._pools().values())
+
+    def _queue(self, url: str) -> int | None:
+        queue: int | None = (self._readings().get("waiting") or {}).get(url.removesuffix("/v1"))
+        return queue
+
+    def _readings(self) -> dict[str, Any]:
+        return self._admission.readings() if self._admission is not None else {}
+
+    def _free(self) -> int:
+        return int((self._readings().get("disk") or {}).get("free", 0))
+
+    def _watermarks(self) -> list[Watermark]:
+        marks, readings = self._config.watermarks, self._readings()
+        held = {holder.partition(":")[0] for holder in readings.get("held_by", ())}
+        waiting = [count for count in (readings.get("waiting") or {}).values() if count is not None]
+        now = {
+            "memory": (readings.get("memory") or {}).get("share"),
+            "disk": None if readings.get("disk") is None else readings["disk"]["free"] / GIB,
+            "waiting": max(waiting, default=None),
+        }
+        return [
+            Watermark(name=name, now=value, mark=getattr(marks, name), holds=name in held)
+            for name, value in now.items()
+            if value is not None
+        ]
+
+    def _outcomes(self, session: Session) -> dict[str, dict[str, int]]:
+        outcomes = {status: dict(reasons) for status, reasons in self._counts.items()}
+        for (status, reason), count in session.run.reasons.items():
+            reasons = outcomes.setdefault(status, {})
+            reasons[reason] = reasons.get(reason, 0) + count
+        return outcomes
+
+    def _note(self) -> str:
+        state, reason = self._now()
+        return "" if state in ("running", "idle") else f"{state} {reason}".strip()
+
+    @contextmanager
+    def _signals_heard(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._asked_to_end, number)
+            loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+        except (RuntimeError, ValueError):  # not the main thread: whoever runs it there has signals of its own
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _asked_to_end(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("daemon_ended_at_once", signal=signal.Signals(number).name)
+            os._exit(130)  # as abrupt as a crash, which loses nothing either
+        self.drain()
+
+    def _asked_to_reload(self) -> None:
+        async def reload() -> None:
+            try:
+                await self.reload()
+            except UserError:
+                pass  # it is logged, and everything stays as it was
+
+        self._do_beside(reload())
+
+    def _do_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+
+def run_daemon(
+    config: Path | str | Mapping[str, Any] | Config,
+    *,
+    out: Path | str | None = None,
+    models: Mapping[str, BaseChatModel] | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: bool = False,
+) -> RunSummary | None:
+    """`tutelage daemon` as a function: see `Daemon`."""
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        return runner.run(Daemon(config, out=out, models=models, callbacks=callbacks, progress=progress).serve())
+
+
+async def _close(pools: Iterable[EndpointPool], when: asyncio.Event) -> None:
+    await when.wait()
+    for pool in pools:
+        await pool.aclose()
+
+
+def _changes(old: Config, new: Config) -> list[str]:
+    """The keys that differ.
+
+    Raises:
+        ConfigError: One of them is fixed.
+    """
+    was, is_ = old.as_written(), new.as_written()
+    changed = [key for key in is_ if was.get(key) != is_[key]]
+    fixed: list[str] = [key for key in FIXED if key in changed]
+    fixed += [f"daemon.{key}" for key in FIXED_OF_DAEMON if was["daemon"][key] != is_["daemon"][key]]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)}: cannot change while the daemon runs; take the change back, or drain it and start it "
+            f"{'with another run folder' if fixed[0] in ('run', 'graph', 'seed') else 'again'}"
+        )
+    return changed
+
+
+def _resident() -> int | None:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * resource.getpagesize()
