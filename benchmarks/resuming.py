@@ -36,8 +36,6 @@ LATENCY: Final = {"first_token": 0.1, "output_token": 0.006}
 """Seconds. Replies differ in length, so dialogues come to differ in pace, as real ones do."""
 MEAN_TOKENS: Final = 64
 MAX_TOKENS: Final = 256
-PATIENCE: Final = 600
-"""Seconds that a contestant may take from one start."""
 GRACE: Final = 60
 """Seconds that it may take to end after SIGTERM; then it is killed."""
 SIGNALS: Final = {"SIGTERM": signal.SIGTERM, "SIGKILL": signal.SIGKILL, "SIGINT": signal.SIGINT}
@@ -63,8 +61,8 @@ class Trial:
     """Rows with another number of turns, or with a text that the endpoint never gave."""
     calls: int
     calls_needed: int
-    exit_codes: list[int]
-    """Of each start."""
+    exit_codes: list[int | None]
+    """Of each start; None where it did not end within `--patience`."""
     claim: str
     """What the tool says of its own work."""
     seconds: list[float]
@@ -98,6 +96,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=50, help="dialogues under way at once")
     parser.add_argument("--stop-at", type=float, nargs="+", default=[0.5, 0.7], help="shares of all replies")
     parser.add_argument("--stop-by", nargs="+", choices=SIGNALS, default=["SIGTERM", "SIGKILL"])
+    parser.add_argument("--patience", type=float, default=300, help="seconds after which a start is said not to end")
     parser.add_argument("--rival", choices=RIVALS, help="the tool that --rival-python has")
     parser.add_argument("--rival-python", type=Path, metavar="PATH", help="its interpreter")
     parser.add_argument("--rival-only", action="store_true", help="leave Tutelage out")
@@ -146,20 +145,23 @@ def _trial(contestant: Contestant, stop: tuple[str, float] | None, options: argp
         command = contestant.command(folder, job)
         starts, done_before = [], 0
         if stop is not None:
-            starts.append(
-                _start(command, folder, lambda: endpoint.stats()["answers"] >= stop[1] * needed, SIGNALS[stop[0]])
-            )
+            by, at = stop
+
+            def is_time() -> bool:
+                return bool(endpoint.stats()["answers"] >= at * needed)
+
+            starts.append(_start(command, folder, options.patience, is_time, SIGNALS[by]))
             done_before = len({saved.id for saved in contestant.output(folder) if len(saved.turns) == options.turns})
-        starts.append(_start(command, folder))
+        starts.append(_start(command, folder, options.patience))
         if stop is not None:
-            starts.append(_start(command, folder))
+            starts.append(_start(command, folder, options.patience))
         given = {text.strip() for answer in endpoint.answers() for text in answer["texts"]}
         rows = list(contestant.output(folder))
         whole = Counter(saved.id for saved in rows if _is_whole(saved, options.turns, given))
         return Trial(
             contestant=contestant.label,
-            stopped_by=None if stop is None else stop[0],
-            stopped_at=None if stop is None else stop[1],
+            stopped_by=stop and stop[0],
+            stopped_at=stop and stop[1],
             done_before=done_before,
             asked=options.dialogues,
             output=len(whole),
@@ -186,9 +188,10 @@ def _is_whole(saved: Saved, turns: int, given: set[str]) -> bool:
 def _start(
     command: Sequence[str],
     folder: Path,
+    patience: float,
     is_time: Callable[[], bool] = lambda: False,
     sends: signal.Signals = signal.SIGKILL,
-) -> tuple[int, float]:
+) -> tuple[int | None, float]:
     """Starts a contestant, and sends it the signal when it is time; its exit code, and how long it ran in seconds."""
     started = time.perf_counter()
     with (folder / "log").open("ab") as log:
@@ -196,8 +199,8 @@ def _start(
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         while process.poll() is None:
-            if time.perf_counter() - started > PATIENCE:
-                raise SystemExit(f"{command[0]} was not done after {PATIENCE} s; the end of its log:\n{_tail(folder)}")
+            if time.perf_counter() - started > patience:
+                return None, patience
             if is_time():
                 _signal(process, sends)
                 break
@@ -225,10 +228,6 @@ def _signal(process: subprocess.Popen[bytes], sends: signal.Signals) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _tail(folder: Path) -> str:
-    return "\n".join((folder / "log").read_text(errors="replace").splitlines()[-20:])
-
-
 def _print(trials: Sequence[Trial], versions: dict[str, str], options: argparse.Namespace) -> None:
     print(
         f"{options.dialogues} dialogues of {options.turns} turns, {options.concurrency} at once; "
@@ -245,7 +244,7 @@ def _print(trials: Sequence[Trial], versions: dict[str, str], options: argparse.
             str(trial.missing),
             str(trial.doubled),
             f"{trial.calls} ({trial.calls - trial.calls_needed:+})",
-            ", ".join(map(str, trial.exit_codes)),
+            ", ".join("no end" if code is None else str(code) for code in trial.exit_codes),
             trial.claim,
             " + ".join(f"{seconds:.0f}" for seconds in trial.seconds),
         )
