@@ -60,6 +60,8 @@ class GroupCommit(Generic[Order]):
         self._patience = patience
         self._on_commit = on_commit
         self._orders: queue.SimpleQueue[_Entry[Order] | None] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._hurry = threading.Event()
         """Set when there is no more time: no batch waits for others, or is tried again."""
@@ -76,12 +78,14 @@ class GroupCommit(Generic[Order]):
     def close(self) -> None:
         """Writes what is still to be written, and ends the thread."""
         self._hurry.set()
-        self._orders.put(None)
+        with self._closing:
+            self._closed = True
+            self._orders.put(None)
         self._thread.join()
 
     def hand_in(self, order: Order) -> None:
         """Has something written, for which nobody waits."""
-        self._orders.put(_Entry(order))
+        self._take(_Entry(order))
 
     async def put(self, order: Order) -> None:
         """Has something written, and returns once it is on disk.
@@ -90,14 +94,20 @@ class GroupCommit(Generic[Order]):
             RunFolderError: It could not be written, or something before it could not: then nothing more is.
         """
         waiting = asyncio.get_running_loop().create_future()
-        self._orders.put(_Entry(order, waiting))
+        self._take(_Entry(order, waiting))
         await waiting
 
     def put_and_wait(self, order: Order) -> None:
         """`put` for a thread without an event loop."""
         waiting: Future[None] = Future()
-        self._orders.put(_Entry(order, waiting))
+        self._take(_Entry(order, waiting))
         waiting.result()
+
+    def _take(self, entry: _Entry[Order]) -> None:
+        with self._closing:  # what came after the end would never be written, and who waits for it never told
+            if self._closed:
+                raise RunFolderError("the run folder is closed: nothing more is written to it")
+            self._orders.put(entry)
 
     def _work(self) -> None:
         more = True
