@@ -134,12 +134,12 @@ class Stage:
     async def _perform(self, id_: str, entrance: "_Entrance", cast: Cast, control: RunControl) -> None:
         witness, limits = entrance.witness, cast.limits
         config: RunnableConfig = {
-            **_thread(id_),
+            # What stands here is kept with each checkpoint; under `metadata` it would be copied for each node besides.
+            "configurable": {"thread_id": id_, "started": entrance.started.isoformat()},
             "recursion_limit": 25 + limits.messages * (limits.revisions + 1) * len(self._graph.graph.nodes),
-            "metadata": {"started": entrance.started.isoformat()},
-            "callbacks": self._callbacks,
-            "run_name": self._graph.name,
         }
+        if self._callbacks:
+            config |= {"callbacks": self._callbacks, "run_name": self._graph.name}
         given: Any = None if entrance.begun else witness.dialogue
         while True:
             stream = self._compiled.astream(

@@ -85,6 +85,8 @@ class Run:
         """Dialogues to be tried again, by when."""
         self._first: list[Owed] = []
         """Dialogues that go before all that are new, the next one last."""
+        self._moved: list[Owed] = []
+        """Dialogues that were under way when `recast` was called: they go on, whatever keeps others from starting."""
         self._moving: list[tuple[set[str], asyncio.Event]] = []
         """By `recast`, the dialogues that were under way then and have not moved on."""
         self._slots = Slots(config, briefs, self._known)
@@ -124,7 +126,7 @@ class Run:
 
     def retry(self) -> None:
         """Makes the dialogues again that the ledger says are to be."""
-        taken = {owed.id for owed in self._first} | self._under_way.keys()
+        taken = self._waiting() | self._under_way.keys()
         for entry, retry in self._ledger.retries():
             if entry.id not in taken:
                 begun = entry.id in self._recorder.checkpoints.threads
@@ -166,8 +168,9 @@ class Run:
                 while not self.draining:
                     self._wakened.clear()
                     owed = await self._next()
-                    if owed is not None:
+                    if owed is not None and not self.draining:  # it may have been drained while that was looked up
                         self._begin(group, owed)
+                        await asyncio.sleep(0)  # thousands that begin in one go would keep replies waiting
                     elif self._is_over():
                         break
                     else:
@@ -183,7 +186,11 @@ class Run:
 
     async def _next(self) -> Owed | None:
         """What to begin now; None if nothing, for now or for good."""
-        if self.paused or self.draining or len(self._under_way) >= self.at_once or self._held_by():
+        if self.draining or len(self._under_way) >= self.at_once:
+            return None
+        if self._moved:
+            return self._moved.pop()
+        if self.paused or self._held_by():
             return None
         if self._first:
             return self._first.pop()
@@ -197,15 +204,15 @@ class Run:
 
     def _is_over(self) -> bool:
         """Whether nothing is under way, nothing waits, and nothing more will come."""
-        if self._under_way or self._later or self._first or self.paused or self._held_by():
+        if self._under_way or self._first or self._moved or self._later:
             return False
         target = self._config.target.dialogues
         return not self._endless or (target is not None and self._tally.done >= target)
 
     async def _wait(self) -> None:
         seconds = None if not self._later else max(0.0, self._later[0][0] - time.monotonic())
-        if self.paused or len(self._under_way) >= self.at_once:
-            seconds = None
+        if self.paused or len(self._under_way) >= self.at_once or self._held_by():
+            seconds = None  # whoever changes that calls `wake`
         try:
             await asyncio.wait_for(self._wakened.wait(), seconds)
         except TimeoutError:
@@ -253,7 +260,7 @@ class Run:
     def _put_down(self, owed: Owed, brief: Brief | None) -> None:
         """It was drained: if not the whole run is, others play it on."""
         if not self.draining:
-            self._first.append(replace(owed, position=None, brief=brief, begun=True))
+            self._moved.append(replace(owed, position=None, brief=brief, begun=True))
 
     def _try_later(self, owed: Owed, brief: Brief | None, error: CallError) -> None:
         pause = 0.0 if isinstance(error, ShapeError) else TRY_AGAIN[owed.tries]
@@ -278,5 +285,8 @@ class Run:
         self._first += [Owed(id=id_, begun=True) for id_ in begun]
 
     def _known(self, ids: Sequence[str]) -> set[str]:
-        waiting = {owed.id for owed in self._first} | {owed.id for *_, owed in self._later} | self._under_way.keys()
-        return self._ledger.known(ids) | waiting.intersection(ids)
+        taken = self._waiting() | self._under_way.keys()
+        return self._ledger.known(ids) | taken.intersection(ids)
+
+    def _waiting(self) -> set[str]:
+        return {owed.id for owed in (*self._first, *self._moved, *(owed for *_, owed in self._later))}

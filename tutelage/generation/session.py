@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -47,6 +48,8 @@ MANY_PER_BRIEF: Final = 10
 
 CHECKED_BRIEFS: Final = 200
 """So many briefs have their prompts rendered before a run begins: a prompt that fails for some of them is found early."""
+
+MANY_FILES: Final = 65_536
 
 COLLECT_EVERY: Final = 20_000
 """New objects that are not freed by themselves, between two collections of the youngest generation; Python's own 700."""
@@ -121,6 +124,7 @@ async def open_session(
     folder = RunFolder(path, config)
     tally = Tally(target=target_of(config, briefs, means))
     watch = RunWatch(tally, means.metrics, loaded.name)
+    raise_file_limit()
     async with AsyncExitStack() as stack:
         stack.enter_context(closing(folder))
         await stack.enter_async_context(means.within(folder))
@@ -176,6 +180,14 @@ async def open_session(
             casting=casting,
             run=run,
         )
+
+
+def raise_file_limit() -> None:
+    """Lets this process open as many files as it may: each call under way has a socket, and 1,024 is a usual limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, MANY_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def target_of(config: Config, briefs: BriefIndex, means: Means) -> int | None:

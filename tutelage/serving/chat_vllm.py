@@ -8,9 +8,10 @@ import asyncio
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
+from random import getrandbits
 from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 from langchain_core.callbacks import (
@@ -224,7 +225,7 @@ class ChatVLLM(BaseChatModel):
                 messages, stop=stop, callbacks=callbacks, metadata=metadata, run_id=run_id, **kwargs
             )
         options = {name: value for name, value in kwargs.items() if name not in _FOR_LISTENERS}
-        request_id = (run_id or uuid4()).hex
+        request_id = run_id.hex if run_id else f"{getrandbits(128):032x}"  # uuid4 asks the kernel each time
         result = await self._complete(messages[0], stop, request_id, _affinity(metadata or {}), options)
         return LLMResult(generations=[[*result.generations]])
 

@@ -43,6 +43,9 @@ KEEP_ALIVE: Final = 4.0
 REMEMBERED_KEYS: Final = 65_536
 """For how many keys it is remembered which replica they belong to (to find it anew takes a hash for each replica), and
 for how many that their last request failed for good."""
+MOST_IN_FLIGHT: Final = 1024
+"""Requests for each replica that are open at once. vLLM runs some hundred sequences at a time: more would only wait there,
+each with a socket and its buffers here."""
 PROBE_RETRIES: Final = 1
 PROBE_SECONDS: Final = 30.0
 """How often `models` asks again, and how long it waits: whoever starts a run with a wrong URL should hear of it soon."""
@@ -139,6 +142,7 @@ class EndpointPool:
         """Keys whose last request failed for good, the oldest first."""
         self._home = lru_cache(maxsize=REMEMBERED_KEYS)(partial(_home, tuple(self._replicas)))
         self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
+        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, WaitingRoom] = WeakKeyDictionary()
         self._probers: dict[Replica, asyncio.Task[None]] = {}
 
@@ -353,7 +357,15 @@ class EndpointPool:
         return sum(replica.answered for replica in self._replicas)
 
     async def _attempt(self, request: "_Request") -> tuple[dict[str, Any], str]:
-        replica = self._choose(request) or await self._wait(request)
+        gate = self._gate()
+        while True:
+            async with gate:
+                replica = self._choose(request)
+                if replica is not None:
+                    return await self._ask(request, replica)
+            await self._wait(request)
+
+    async def _ask(self, request: "_Request", replica: Replica) -> tuple[dict[str, Any], str]:
         failures, answered = replica.failures, replica.answered
         trial = replica.avoided_until > 0 and replica.circuit.enter()
         replica.in_flight += 1
@@ -423,24 +435,22 @@ class EndpointPool:
             return False
         return not can_heal(response.status)
 
-    async def _wait(self, request: "_Request") -> Replica:
-        """Waits until a replica can be asked.
+    async def _wait(self, request: "_Request") -> None:
+        """Waits until a replica may be asked.
 
         Raises:
             EndpointUnreachable: Patience is over.
         """
-        loop, began, replica = asyncio.get_running_loop(), time.monotonic(), None
+        loop, began = asyncio.get_running_loop(), time.monotonic()
+        room = self._rooms.get(loop)
+        if room is None:
+            room = self._rooms[loop] = WaitingRoom(self._places, self._is_hopeless)
         try:
-            while replica is None:
-                room = self._rooms.get(loop)
-                if room is None:
-                    room = self._rooms[loop] = WaitingRoom(self._places, self._is_hopeless)
-                if not await room.wait():
-                    raise _unreachable(request, self._replicas, waited=time.monotonic() - began)
-                replica = self._choose(request)
+            is_let_in = await room.wait()
         finally:
             request.waited += time.monotonic() - began
-        return replica
+        if not is_let_in:
+            raise _unreachable(request, self._replicas, waited=request.waited)
 
     def _places(self) -> int:
         """How many waiting calls may go now."""
@@ -527,6 +537,13 @@ class EndpointPool:
         if _is_aborted(reply):
             raise Fault("the endpoint aborted the request half way", status=200)
         return reply
+
+    def _gate(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        gate = self._gates.get(loop)
+        if gate is None:
+            gate = self._gates[loop] = asyncio.Semaphore(MOST_IN_FLIGHT * len(self._replicas))
+        return gate
 
     def _session(self) -> aiohttp.ClientSession:
         # One for each loop: connections belong to the loop that opened them.
