@@ -7,6 +7,8 @@ import asyncio
 import os
 import resource
 import signal
+import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -52,6 +54,7 @@ REPORT: Final = 60.0
 """Seconds between two lines of progress where nobody watches."""
 MARGIN: Final = 30.0
 """Seconds that the end takes beyond `daemon.grace` at most: what is written is still to be synced."""
+SHOW_CURSOR: Final = b"\x1b[?25h"
 TICK: Final = 1.0
 """Seconds between two looks at its own state."""
 GIB: Final = 2**30
@@ -98,6 +101,10 @@ class Daemon:
         self._life: asyncio.Task[Any] | None = None
         self._completing: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
+        self._reload_wanted = False
+        """Whether it was asked to reload before it had begun."""
+        self._over = False
+        """Whether its files are being closed, and nothing can be asked of them any more."""
         self._reload_lock = asyncio.Lock()
         self._reloaded: Reload | None = None
         self._counts: dict[str, dict[str, int]] = {}
@@ -153,7 +160,7 @@ class Daemon:
         admission = Admission(session.config.watermarks, session.folder.path, on_change=session.run.wake)
         self._watch_endpoints(admission, session.config, session.casting)
         self._admission = await stack.enter_async_context(admission)
-        stack.push_async_callback(self._casts.aclose)
+        stack.push_async_callback(self._leave_casts)
         self._casting = session.casting
         self._counts = session.ledger.counts()
         self._watch_gauges(session)
@@ -167,8 +174,8 @@ class Daemon:
     async def _go_on(self, session: Session) -> None:
         housekeeping = asyncio.create_task(self._keep_house(session))
         self._completing = asyncio.create_task(session.run.complete())
-        if self._draining:
-            session.run.drain()
+        if self._reload_wanted:
+            self._asked_to_reload()
         try:
             await self._completing
         except asyncio.CancelledError:
@@ -178,6 +185,7 @@ class Daemon:
                 "drain_cut_short", dialogues=session.watch.tally.under_way, note="their last step is made again"
             )
         finally:
+            self._over = True
             housekeeping.cancel()
             await asyncio.gather(housekeeping, return_exceptions=True)
         if self._draining:
@@ -192,8 +200,13 @@ class Daemon:
             await asyncio.sleep(TICK)
             session.watch.tally.sample()
             self._note_state()
+            if self._draining and self._waiting() and not any(self._by_endpoint(lambda each: each.in_flight).values()):
+                self._cut_short()  # nothing is being answered any more, and what waits would wait for all of the grace
             if time.monotonic() >= look_at:
-                await self._look_for_briefs(session)
+                try:
+                    await self._look_for_briefs(session)
+                except Exception:  # what is known of the briefs goes on being made
+                    log.exception("briefs_not_looked_at")
                 look_at = time.monotonic() + self._config.daemon.poll
 
     async def _look_for_briefs(self, session: Session) -> None:
@@ -244,6 +257,7 @@ class Daemon:
         """
         session = self._begun()
         async with self._reload_lock:
+            self._refuse_if_ending()
             self._notifier.reloading()
             try:
                 changed = await self._take_up(session)
@@ -262,8 +276,12 @@ class Daemon:
     async def retry(self, ids: Sequence[str]) -> int:
         """Has dialogues that failed made again: these, or all."""
         session = self._begun()
+        self._refuse_if_ending()
         wanted = list(ids) or [entry.id for entry in session.ledger.set_aside()]
-        count = session.ledger.retry(wanted)
+        try:
+            count = session.ledger.retry(wanted)
+        except sqlite3.OperationalError as error:
+            raise RunFolderError(f"the ledger cannot be written just now: {error}; ask again") from error
         if ids and count < len(set(ids)):
             log.warning("retry_of_others", asked=len(set(ids)), retried=count, note="the others did not fail")
         session.run.retry()
@@ -299,7 +317,9 @@ class Daemon:
             reload=self._reloaded,
             memory=_resident(),
         )
-        return said if self._session is None else said.model_copy(update=self._particulars(self._session))
+        if self._session is None or self._over:
+            return said
+        return said.model_copy(update=self._particulars(self._session))
 
     def _particulars(self, session: Session) -> dict[str, Any]:
         tally, pools = session.watch.tally, self._pools()
@@ -365,6 +385,10 @@ class Daemon:
             raise RunFolderError("the daemon is still starting: ask again in a moment")
         return self._session
 
+    def _refuse_if_ending(self) -> None:
+        if self._draining or self._over:
+            raise RunFolderError("the daemon is coming to its end: start it again")
+
     def _cut_short(self) -> None:
         if self._completing is not None:
             self._completing.cancel()
@@ -377,19 +401,22 @@ class Daemon:
         check_roles(new, session.graph)
         prompts = prompt_library(new, session.graph)
         check_all_prompts(prompts, session.graph, session.briefs)
-        casting = await self._casts.enter_async_context(
-            cast_of(
-                new,
-                session.graph,
-                prompts,
-                models=self._models,
-                logs=session.folder.logs,
-                endless=True,
-                on_request=session.watch.request_made,
+        async with AsyncExitStack() as casts:
+            casting = await casts.enter_async_context(
+                cast_of(
+                    new,
+                    session.graph,
+                    prompts,
+                    models=self._models,
+                    logs=session.folder.logs,
+                    endless=True,
+                    on_request=session.watch.request_made,
+                )
             )
-        )
-        session.folder.rewrite(new)
-        before, self._casting, self._config = self._pools(), casting, new
+            self._refuse_if_ending()
+            session.folder.rewrite(new)
+            before, self._casts = self._casts, casts.pop_all()
+        pools, self._casting, self._config = self._pools(), casting, new
         if session.watched_briefs is not None and "briefs" in changed:
             session.watched_briefs.follow(new.briefs)
         if self._admission is not None:
@@ -398,8 +425,14 @@ class Daemon:
         session.watch.tally.target = target_of(new, session.briefs, self._means())
         session.run.reconfigure(new)
         moved_on = session.run.recast(casting.cast, at_once(new, casting))
-        self._do_beside(_close(before.values(), moved_on))
+        self._do_beside(_close(before, pools.values(), moved_on))
         return changed
+
+    async def _leave_casts(self) -> None:
+        for task in (beside := list(self._beside)):
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await self._casts.aclose()
 
     def _watch_endpoints(self, admission: Admission, config: Config, casting: Casting) -> None:
         keys = {name: config.models[name].secret() for name in casting.pools if name in config.models}
@@ -487,15 +520,23 @@ class Daemon:
         self._signals += 1
         if self._signals > 1:
             log.warning("daemon_ended_at_once", signal=signal.Signals(number).name)
+            if sys.stderr.isatty():
+                os.write(2, SHOW_CURSOR)  # the live display has hidden it
             os._exit(130)  # as abrupt as a crash, which loses nothing either
         self.drain()
 
     def _asked_to_reload(self) -> None:
+        if self._session is None:
+            self._reload_wanted = True
+            return
+
         async def reload() -> None:
             try:
                 await self.reload()
             except UserError:
                 pass  # it is logged, and everything stays as it was
+            except Exception:
+                log.exception("reload_failed")
 
         self._do_beside(reload())
 
@@ -518,10 +559,12 @@ def run_daemon(
         return runner.run(Daemon(config, out=out, models=models, callbacks=callbacks, progress=progress).serve())
 
 
-async def _close(pools: Iterable[EndpointPool], when: asyncio.Event) -> None:
-    await when.wait()
-    for pool in pools:
-        await pool.aclose()
+async def _close(casts: AsyncExitStack, pools: Iterable[EndpointPool], when: asyncio.Event) -> None:
+    """Leaves the endpoints alone that nobody plays by any more; those of the start are the session's, but for their pools."""
+    async with casts:
+        await when.wait()
+        for pool in pools:
+            await pool.aclose()
 
 
 def _changes(old: Config, new: Config) -> list[str]:

@@ -13,8 +13,8 @@ from tutelage.dialogue.brief import Brief
 
 SPARE: Final = 20
 """A target may take twice its dialogues and this many more: where most fail, going on would help nobody."""
-LOOKED_UP: Final = 500
-"""Dialogues that are looked up in the ledger at once, at most: a tenth of a second's work in all would be felt."""
+LOOKED_UP: Final = 10_000
+"""Dialogues that are looked up in the ledger at once, at most: more than some hundredths of a second would be felt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +63,20 @@ class Slots:
             chunk = list(islice(self._all, self._looked_up))
             if not chunk:
                 return None
-            known = self._known([owed.id for owed in chunk])
-            self._ready = iter([owed for owed in chunk if owed.id not in known])
+            known = self._known([id_ for id_, _ in chunk])
+            self._ready = iter([Owed(id=id_, position=position) for id_, position in chunk if id_ not in known])
             # A run that was all but finished has many to skip; others are to be heard meanwhile.
             self._looked_up = min(2 * self._looked_up, LOOKED_UP)
             await asyncio.sleep(0)
 
     def _enumerate(self) -> Iterator[Owed]:
+        if not len(self._briefs):
+            return  # for ever, with a target
         target = self._config.target.dialogues
         most = len(self._briefs) if target is None else 2 * target + SPARE
         rounds = ((repetition, *each) for repetition in count() for each in enumerate(self._briefs))
         for repetition, position, brief in islice(rounds, most):
-            yield Owed(id=dialogue_id(self._config.run, brief, repetition), position=position)
+            yield dialogue_id(self._config.run, brief, repetition), position
 
 
 def dialogue_id(run: str, brief: str, repetition: int) -> str:
