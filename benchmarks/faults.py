@@ -27,7 +27,7 @@ import orjson
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.run_process import MODEL, Project, cpu
+from benchmarks.run_process import MODEL, Project, cpu, tidy_on_sigterm
 from tutelage.errors import TutelageError
 from tutelage.testing import Fault, Latency, SimulatedEndpoint
 
@@ -125,6 +125,7 @@ def _at(fault: Fault, share: float) -> Fault:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plays all rows, and says by the exit code whether all were good."""
     options = _options(arguments)
+    tidy_on_sigterm()
     figures: list[Figures] = []
     for row in rows(options.gone):
         print(row.name, file=sys.stderr)
@@ -158,9 +159,9 @@ def play(row: Row, folder: Path, dialogues: int, usual: Figures | None) -> Figur
             limits={"messages": MESSAGES},
             concurrency=CONCURRENCY,
         )
-        watch = _Watch(endpoint, project)
-        dead, recovered = _befall(row, endpoint, watch)
-        exit_code = watch.finish()
+        with _Watch(endpoint, project) as watch:
+            dead, recovered = _befall(row, endpoint, watch)
+            exit_code = watch.finish()
         if row.bad_key:
             endpoint.clear_faults()
             project.start().wait(PATIENCE)
@@ -230,6 +231,13 @@ class _Watch:
         self.sent = 0
         self.struck = 0
 
+    def __enter__(self) -> "_Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def answers(self) -> int:
         return int(self._endpoint.stats()["answers"])
 
@@ -262,7 +270,6 @@ class _Watch:
         if self._process.poll() is not None:
             return False
         if time.monotonic() - self._started > PATIENCE:
-            self._process.kill()
             raise SystemExit(f"the run does not end:\n{self._project.said.read_text()[-3000:]}")
         try:
             self.cpu = cpu(self._process.pid)

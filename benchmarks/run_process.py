@@ -4,6 +4,7 @@ What the processes of a run use is read from /proc, so these benchmarks want Lin
 """
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -121,6 +122,11 @@ class Project:
                 for name in ("page_count", "freelist_count", "page_size")
             )
         return int((pages - free) * size)
+
+
+def tidy_on_sigterm() -> None:
+    """Has SIGTERM end this process as an error would: with its folders removed, and what it started ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def memory(process: int) -> int:

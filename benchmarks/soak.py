@@ -25,7 +25,7 @@ import orjson
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.run_process import MIB, MODEL, ROOT, Project, handles, memory
+from benchmarks.run_process import MIB, MODEL, ROOT, Project, handles, memory, tidy_on_sigterm
 from tutelage.testing import SimulatedEndpoint
 
 TURNS: Final = 2
@@ -95,6 +95,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soaks, and says by the exit code whether all bounds were kept."""
     options = _options(arguments)
+    tidy_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="tutelage-soak-", dir=options.folder) as folder:
         samples, start = soak(Path(folder), options.dialogues, options.every, options.samples)
     report = judge(samples, options.dialogues, start)

@@ -34,7 +34,7 @@ from rich.table import Column, Table
 from benchmarks.calls_made_again import Life, MadeAgain, calls_made_again
 from benchmarks.mortal import Orders, Place
 from benchmarks.proof import Proof, prove
-from benchmarks.run_process import MODEL, Project
+from benchmarks.run_process import MODEL, Project, tidy_on_sigterm
 from tutelage.testing import Latency, SimulatedEndpoint
 
 PLACES: Final[tuple[Place, ...]] = get_args(Place)
@@ -88,6 +88,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tortures, prints the report, and says by the exit code whether all was well."""
     options = _options(arguments)
+    tidy_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="tutelage-torture-") as folder:
         report = torture(Path(folder), kills=options.kills, seed=options.seed, troubles=options.trouble, watch=_tell)
     _print(report, options)
@@ -184,9 +185,18 @@ class Torturer:
         self._watch = watch
         self._note = project.folder / "died"
         self._places = _endless(PLACES, chance, self._is_possible)
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def go(self, kills: int) -> None:
         """Kills it so many times, and lets it finish."""
+        try:
+            self._go(kills)
+        finally:
+            for process in self._processes:
+                process.kill()
+                process.wait()
+
+    def _go(self, kills: int) -> None:
         made = 0
         following = self._spawn(self._orders(made))
         while made < kills:
@@ -222,6 +232,7 @@ class Torturer:
         """A process that has imported everything and waits to begin, while the one before it still lives."""
         orders = orders or Orders(note=self._note, shard_bytes=SHARD_BYTES)
         process = self._project.start("-m", "benchmarks.mortal", orders.model_dump_json(), stdin=subprocess.PIPE)
+        self._processes = [each for each in self._processes if each.poll() is None] + [process]
         return process, orders
 
     def _begin(self, process: "subprocess.Popen[bytes]") -> None:

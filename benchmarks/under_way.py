@@ -22,7 +22,7 @@ import orjson
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.run_process import MIB, MODEL, Project, handles, memory, most_memory
+from benchmarks.run_process import MIB, MODEL, Project, handles, memory, most_memory, tidy_on_sigterm
 from tutelage.testing import Fault, SimulatedEndpoint
 
 BOUND: Final = 1.5 * 1024 * MIB
@@ -60,6 +60,7 @@ class Figures:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and says by the exit code whether the bound was kept."""
     options = _options(arguments)
+    tidy_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="tutelage-under-way-") as folder:
         figures = measure(Path(folder), dialogues=options.dialogues, turns=options.turns, latency=options.latency)
     _print(figures)
