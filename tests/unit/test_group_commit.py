@@ -200,11 +200,15 @@ async def test_event_loops_and_threads_share_it() -> None:
     async def many(start: int) -> None:
         await asyncio.gather(*(writer.put(n) for n in range(start, start + 100)))
 
+    def one_by_one() -> None:
+        for n in range(200, 220):
+            writer.put_and_wait(n)
+
     with writing(disk, gather=0.001) as writer:
         await asyncio.gather(
             many(0),
             asyncio.to_thread(lambda: asyncio.run(many(100))),
-            asyncio.to_thread(lambda: [writer.put_and_wait(n) for n in range(200, 220)]),
+            asyncio.to_thread(one_by_one),
         )
     assert sorted(disk.written) == list(range(220))
 

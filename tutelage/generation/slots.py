@@ -69,7 +69,8 @@ class Slots:
             self._looked_up = min(2 * self._looked_up, LOOKED_UP)
             await asyncio.sleep(0)
 
-    def _enumerate(self) -> Iterator[Owed]:
+    def _enumerate(self) -> Iterator[tuple[str, int]]:
+        """All dialogues, as (id, position of the brief)."""
         if not len(self._briefs):
             return  # for ever, with a target
         target = self._config.target.dialogues
