@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import orjson
@@ -51,8 +52,11 @@ class MadeAgain:
     """Requests that came more than once."""
     without_need: list[str]
     """Calls that were made again although they had not been in flight."""
-    oldest_reply_lost: float | None
-    """Of all replies that had to be asked for again, the age of the oldest one at the kill, in seconds."""
+    lost_replies: int
+    """Of those made again, the ones whose answer had come: it was not on disk yet."""
+    median_age: float | None
+    """Of the lost replies at the kill, in seconds since they were given."""
+    greatest_age: float | None
 
     @property
     def good(self) -> bool:
@@ -122,7 +126,9 @@ def calls_made_again(
         unanswered=sum(1 for _ in open_at_end),
         made_again=len(requests) - len(of_slot),
         without_need=without_need,
-        oldest_reply_lost=max(ages, default=None),
+        lost_replies=len(ages),
+        median_age=median(ages) if ages else None,
+        greatest_age=max(ages, default=None),
     )
 
 

@@ -384,15 +384,16 @@ def _print(report: Report, options: argparse.Namespace) -> None:
         ("dialogues with other words than in an undisturbed run", len(proof.differing), "0"),
         ("calls, each counted once", again.calls, "-"),
         ("calls in flight at the kills", again.in_flight, "-"),
-        ("… of them unanswered", again.unanswered, "-"),
+        ("… of them not answered yet", again.unanswered, "-"),
         ("calls made again", again.made_again, f"at most {again.in_flight}"),
         ("… that were not in flight at the kill before", len(again.without_need), "0"),
     ):
         table.add_row(what, f"{found:,}", wanted)
     console.print(table)
-    if again.oldest_reply_lost is not None:
+    if again.median_age is not None and again.greatest_age is not None:
         console.print(
-            f"oldest reply that had to be asked for again: {1000 * again.oldest_reply_lost:.0f} ms at the kill"
+            f"calls made again whose reply had come: {again.lost_replies:,}; it was {1000 * again.median_age:.0f} ms old at"
+            f" the kill (median), {1000 * again.greatest_age:.0f} ms at most"
         )
     good = "[green]nothing lost[/]" if report.good else "[red]NOT as it must be[/]"
     console.print(f"{report.kills} kills in {report.seconds:.0f} s, seed {options.seed}: {good}")
