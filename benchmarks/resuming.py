@@ -153,7 +153,7 @@ def _trial(contestant: Contestant, stop: tuple[str, float] | None, options: argp
             starts.append(_start(command, folder, options.patience, is_time, SIGNALS[by]))
             done_before = len({saved.id for saved in contestant.output(folder) if len(saved.turns) == options.turns})
         starts.append(_start(command, folder, options.patience))
-        if stop is not None:
+        if stop is not None and starts[-1][0] is not None:
             starts.append(_start(command, folder, options.patience))
         given = {text.strip() for answer in endpoint.answers() for text in answer["texts"]}
         rows = list(contestant.output(folder))
