@@ -34,9 +34,10 @@ check: $(MADE)  ## Lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(MADE)  ## CPU per model call and turns per second, beside a bare loop and the usual stack
+bench: $(MADE)  ## CPU per model call and turns per second beside a bare loop and the usual stack; what checkpoints take
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.checkpoint_bytes
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .venv-vllm .venv-trainers build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 from rich.console import Console
@@ -68,16 +68,18 @@ Round = dict[str, Figures]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """How much CPU per call one competitor may take, as a multiple of another's."""
+    """What one competitor may take, or must reach, as a multiple of another."""
 
+    what: Literal["CPU a call", "turns a second"]
     of: str
     to: str
-    most: float
+    bound: float
+    """At most for CPU, at least for turns a second."""
     goal: float
 
     def ratios(self, rounds: Sequence[Round]) -> list[float]:
         """The multiple in each round."""
-        return [each[self.of].cpu_per_call / each[self.to].cpu_per_call for each in rounds]
+        return [self._figure(each[self.of]) / self._figure(each[self.to]) for each in rounds]
 
     def applies(self, rounds: Sequence[Round]) -> bool:
         """Whether both took part."""
@@ -86,12 +88,19 @@ class Bound:
     def judge(self, rounds: Sequence[Round]) -> str:
         """What the median says: `goal`, `bound` (kept, but the goal is not met) or `missed`."""
         ratio = statistics.median(self.ratios(rounds))
-        return "goal" if ratio <= self.goal else "bound" if ratio <= self.most else "missed"
+        return "goal" if self._meets(ratio, self.goal) else "bound" if self._meets(ratio, self.bound) else "missed"
+
+    def _figure(self, figures: Figures) -> float:
+        return figures.cpu_per_call if self.what == "CPU a call" else figures.turns_per_second
+
+    def _meets(self, ratio: float, limit: float) -> bool:
+        return ratio <= limit if self.what == "CPU a call" else ratio >= limit
 
 
 BOUNDS: Final = (
-    Bound(of="tutelage", to="usual", most=1 / 5, goal=1 / 10),
-    Bound(of="tutelage", to="loop", most=8, goal=4),
+    Bound(what="turns a second", of="tutelage", to="undurable", bound=0.6, goal=0.8),
+    Bound(what="CPU a call", of="tutelage", to="usual", bound=1 / 5, goal=1 / 10),
+    Bound(what="CPU a call", of="tutelage", to="loop", bound=8, goal=4),
 )
 
 
@@ -239,16 +248,14 @@ def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
     console.print(table)
     if not any(bound.applies(rounds) for bound in BOUNDS):
         return
-    table = Table("Tutelage's CPU a call, as a multiple of", "measured", "bound", "goal", "")
+    table = Table("Tutelage's", "as a multiple of", "measured", "bound", "goal", "")
     said = {"goal": "[green]goal met[/]", "bound": "[yellow]within the bound[/]", "missed": "[red]MISSED[/]"}
     for bound in BOUNDS:
         if bound.applies(rounds):
             ratios = _spread(bound.ratios(rounds), 2)
-            table.add_row(LABELS[bound.to], ratios, f"{bound.most:g}", f"{bound.goal:g}", said[bound.judge(rounds)])
+            limits = f"{bound.bound:g}", f"{bound.goal:g}"
+            table.add_row(bound.what, LABELS[bound.to], ratios, *limits, said[bound.judge(rounds)])
     console.print(table)
-    console.print(
-        "Tutelage saves no checkpoints within a dialogue yet; the usual stack does. It will be dearer once it does."
-    )
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
