@@ -170,12 +170,15 @@ class CheckpointStore:
         self._reader.close()
         self._writer.close()
 
-    def about(self, key: str, value: str) -> str:
-        """What was noted under a key when it was noted last, if ever; notes the value."""
-        row = self._writer.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
-        with self._writer:
-            self._writer.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
-        return value if row is None else str(row[0])
+    def about(self, key: str) -> str | None:
+        """What was noted under a key, if anything was."""
+        for (value,) in self._read("SELECT value FROM about WHERE key = ?", key):
+            return str(value)
+        return None
+
+    def note(self, key: str, value: str) -> None:
+        """Notes something about all threads, and returns once it is on disk. Not while `write` is called."""
+        self._writer.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
     def write(self, orders: Sequence[Order]) -> None:
         """Writes a batch in one transaction, and returns once it is on disk.

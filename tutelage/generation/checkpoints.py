@@ -6,7 +6,7 @@ step only when its checkpoint is on disk, which costs it a few milliseconds besi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -190,7 +190,11 @@ class CheckpointSaver(BaseCheckpointSaver[int], AbstractContextManager["Checkpoi
 
     def delete_thread(self, thread_id: str) -> None:
         """Deletes all that is stored of a thread."""
-        self.writer.put_and_wait(Forget(threads=[thread_id]))
+        self.delete_threads([thread_id])
+
+    def delete_threads(self, thread_ids: Iterable[str]) -> None:
+        """Deletes all that is stored of threads, and returns once that is on disk."""
+        self.writer.put_and_wait(Forget(threads=[*thread_ids]))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Deletes the checkpoints of LangGraph runs, by the `run_id` in their metadata."""

@@ -210,12 +210,13 @@ class Witness:
     def see(self, mode: str, chunk: Any) -> None:
         """Takes what the graph streams: the state after a step, or what one node has changed within it."""
         if mode == "values":
-            self.dialogue, self._since, self.asked = chunk, [], ()
+            self.asked = chunk.pop("__interrupt__", ())
+            self.dialogue = chunk
+            if not self.asked:  # otherwise it is the state before the step that is not over
+                self._since = []
             return
         for node, update in chunk.items():
-            if node == "__interrupt__":
-                self.asked = update
-            elif isinstance(update, dict):
+            if node != "__interrupt__" and isinstance(update, dict):
                 self._since.append(update)
                 self._count(update)
 

@@ -85,7 +85,11 @@ class Recorder:
             on_commit=on_commit,
         )
         self._replies: dict[str, dict[str, tuple[str, Call]]] = {}
-        self._drop_what_is_over(graph)
+        try:
+            self._drop_what_is_over(graph)
+        except BaseException:
+            self._close()
+            raise
 
     async def __aenter__(self) -> "Recorder":
         self._writer.start()
@@ -94,7 +98,10 @@ class Recorder:
     async def __aexit__(self, *_: object) -> None:
         """Writes what is still to be written."""
         await asyncio.to_thread(self._writer.close)  # it may still let go of checkpoints
-        await asyncio.to_thread(self.checkpoints.close)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self.checkpoints.close()
         self._store.close()
         self._message_file.close()
 
@@ -144,14 +151,14 @@ class Recorder:
         await self.checkpoints.keep_reply(dialogue, key, reply)
 
     def _drop_what_is_over(self, graph: GraphIdentity) -> None:
-        begun = self.checkpoints.threads
-        was = self.checkpoints.store.about("graph", graph.sha256)
-        if was != graph.sha256 and begun:
+        begun = set(self.checkpoints.threads)
+        same = self.checkpoints.store.about("graph") in (None, graph.sha256)
+        if begun and not same:
             log.warning("begun_anew", dialogues=len(begun), note="the graph has changed since they were begun")
-        over = begun if was != graph.sha256 else self._ledger.known(list(begun))
-        if over:
-            self.checkpoints.forget(*over)
-            begun -= set(over)
+        if over := self._ledger.known(list(begun)) if same else begun:
+            self.checkpoints.delete_threads(over)
+        # Only now: a start that was killed before must find again that the graph has changed.
+        self.checkpoints.store.note("graph", graph.sha256)
 
     def _write_prompts(self) -> None:
         with self._writing_lines:
