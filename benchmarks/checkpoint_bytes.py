@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"bytes of a dialogue under way  {statistics.median(own / count for count, _, own in full):,.0f}")
     print(f"checkpoints.db, as a multiple  {statistics.median(ratios):.2f} (highest {max(ratios):.2f}; bound {MOST:g})")
-    print(f"used, an earlier half          {halves[0]:,.0f} bytes")
-    print(f"used, a later half             {halves[1]:,.0f} bytes")
+    print(f"… in an earlier half           {halves[0]:.2f}")
+    print(f"… in a later half              {halves[1]:.2f}")
     print(f"used when the run is over      {left:,} bytes (a new file: {empty:,})")
     return int(max(ratios) > MOST or halves[1] > 1.1 * halves[0] or left > empty)
 
