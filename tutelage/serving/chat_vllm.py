@@ -251,8 +251,10 @@ class ChatVLLM(BaseChatModel):
         key: str | None,
         options: dict[str, Any],
     ) -> ChatResult:
-        body = orjson.dumps(self._body(messages, stop, options))
-        reply, endpoint = await self.pool.post(CHAT_PATH, body, key=key, request_id=request_id)
+        # Thousands of calls may wait for their turn: they hold their messages, and no body yet.
+        reply, endpoint = await self.pool.post(
+            CHAT_PATH, lambda: orjson.dumps(self._body(messages, stop, options)), key=key, request_id=request_id
+        )
         try:
             return self._result(reply, endpoint, request_id)
         except (KeyError, TypeError, AttributeError):

@@ -191,7 +191,7 @@ class EndpointPool:
         )
 
     async def post(
-        self, path: str, body: bytes, *, key: str | None = None, request_id: str | None = None
+        self, path: str, body: bytes | Callable[[], bytes], *, key: str | None = None, request_id: str | None = None
     ) -> tuple[dict[str, Any], str]:
         """Sends a request to one replica, and to others or again if it does not answer.
 
@@ -200,7 +200,7 @@ class EndpointPool:
 
         Args:
             path: Under the base URL, as `/chat/completions`.
-            body: JSON.
+            body: JSON, or what gives it when the request is sent.
             key: Requests of one key go to one replica while it answers; without a key, to the least busy one.
             request_id: Sent as `X-Request-Id`; a retry adds `-2`, `-3` and so on.
 
@@ -496,7 +496,7 @@ class EndpointPool:
             async with self._session().request(
                 request.method,
                 replica.address(request.path),
-                data=request.body,
+                data=request.body() if callable(request.body) else request.body,
                 headers=request.headers(),
                 timeout=request.timeout,
                 allow_redirects=False,
@@ -570,7 +570,7 @@ class _Request:
     method: str
     path: str
     timeout: aiohttp.ClientTimeout
-    body: bytes | None = None
+    body: bytes | Callable[[], bytes] | None = None
     key: str | None = None
     id: str | None = None
     faults: dict[Replica, tuple[Fault, ...]] = field(default_factory=dict)

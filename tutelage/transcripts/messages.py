@@ -21,7 +21,7 @@ from tutelage.dialogue.prompt import JOINT, Prompt
 from tutelage.errors import RunFolderError
 
 FILE = "messages.jsonl"
-_SHARED = 4096
+_SHARED = 32_768
 _REMEMBERED = 16_384
 
 _SHA256: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})"')
@@ -35,7 +35,7 @@ class MessageLog:
     """Gathers the lines of `messages.jsonl` that are not written yet.
 
     Of the texts and links of a dialogue under way all are remembered; of those that dialogues share (system prompts,
-    tasks) the last few thousand. One that was forgotten is written again, which costs room and nothing else.
+    tasks) the last ten thousands. One that was forgotten is written again, which costs room and nothing else.
     """
 
     def __init__(self) -> None:
