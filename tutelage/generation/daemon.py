@@ -108,6 +108,9 @@ class Daemon:
         self._reload_lock = asyncio.Lock()
         self._reloaded: Reload | None = None
         self._counts: dict[str, dict[str, int]] = {}
+        """Of the dialogues that earlier starts finished, by status and reason."""
+        self._retrying = False
+        """Whether dialogues that are counted as failed may be made again."""
 
     async def serve(self) -> RunSummary | None:
         """Makes dialogues until the target is met or it is drained.
@@ -162,7 +165,7 @@ class Daemon:
         self._admission = await stack.enter_async_context(admission)
         stack.push_async_callback(self._leave_casts)
         self._casting = session.casting
-        self._counts = session.ledger.counts()
+        self._counts, self._retrying = session.ledger.counts(), bool(session.ledger.retries())
         self._watch_gauges(session)
         if self._progress:
             shown = show_progress(session.watch.tally, name=session.config.run, note=self._note, every=REPORT)
@@ -284,6 +287,7 @@ class Daemon:
             raise RunFolderError(f"the ledger cannot be written just now: {error}; ask again") from error
         if ids and count < len(set(ids)):
             log.warning("retry_of_others", asked=len(set(ids)), retried=count, note="the others did not fail")
+        self._retrying = True
         session.run.retry()
         return count
 
@@ -490,6 +494,8 @@ class Daemon:
         ]
 
     def _outcomes(self, session: Session) -> dict[str, dict[str, int]]:
+        if self._retrying:
+            return session.ledger.counts()  # a scan, and so not always
         outcomes = {status: dict(reasons) for status, reasons in self._counts.items()}
         for (status, reason), count in session.run.reasons.items():
             reasons = outcomes.setdefault(status, {})
