@@ -7,6 +7,7 @@ which is written when that channel changes and not with every step.
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -163,7 +164,7 @@ class CheckpointStore:
         """Those that have a checkpoint. (Who asks for another one need not wait for the disk.)"""
         self._known: dict[str, dict[str, _Rows]] = {}
         """By thread and namespace."""
-        self._reading = threading.Lock()
+        self._reading = threading.RLock()
 
     def close(self) -> None:
         """Closes the file."""
@@ -197,9 +198,8 @@ class CheckpointStore:
 
     def latest(self, thread: str, ns: str, id_: str | None, serde: SerializerProtocol) -> Stored | None:
         """A checkpoint by its id, or the one that was written last."""
-        for stored in self.find(thread=thread, ns=ns, id_=id_, serde=serde):
-            return stored
-        return None
+        with self._snapshot():
+            return next(self.find(thread=thread, ns=ns, id_=id_, serde=serde), None)
 
     def find(
         self,
@@ -214,11 +214,11 @@ class CheckpointStore:
         conditions = {"thread = ?": thread, "ns = ?": ns, "id = ?": id_, _BEFORE: before}
         given = {condition: value for condition, value in conditions.items() if value is not None}
         where = f" WHERE {' AND '.join(given)}" if given else ""
-        rows = self._read(
-            f"SELECT thread, ns, id, parent, type, data FROM checkpoints{where} ORDER BY written DESC", *given.values()
-        )
-        for row in rows:
-            yield self._stored(*row, serde=serde)
+        for (written,) in self._read(f"SELECT written FROM checkpoints{where} ORDER BY written DESC", *given.values()):
+            with self._snapshot():
+                stored = self._stored(written, serde)
+            if stored is not None:
+                yield stored
 
     def replies(self, thread: str) -> dict[str, bytes]:
         """The replies of a thread that were journalled, by their keys."""
@@ -347,31 +347,28 @@ class CheckpointStore:
             self.threads.add(copy.target)
 
     def _rows(self, thread: str, ns: str) -> _Rows:
-        namespaces = self._known.setdefault(thread, {})
-        rows = namespaces.get(ns)
-        if rows is None:
-            rows = namespaces[ns] = _Rows()
-            if thread in self.threads:  # from an earlier start
-                key = (thread, ns)
-                found = self._writer.execute("SELECT id FROM checkpoints WHERE thread = ? AND ns = ?", key).fetchone()
-                rows.id = found and found[0]
-                rows.channels = dict(
-                    self._writer.execute("SELECT channel, version FROM channels WHERE thread = ? AND ns = ?", key)
-                )
-                rows.writes = True
-        return rows
+        namespaces = self._known.get(thread)
+        if namespaces is None:
+            namespaces = self._known[thread] = self._found_rows(thread) if thread in self.threads else {}
+        return namespaces.setdefault(ns, _Rows())
 
-    def _stored(
-        self,
-        thread: str,
-        ns: str,
-        id_: str,
-        parent: str | None,
-        type_: str,
-        data: bytes,
-        *,
-        serde: SerializerProtocol,
-    ) -> Stored:
+    def _found_rows(self, thread: str) -> dict[str, _Rows]:
+        """Of a thread of an earlier start, all namespaces: those of subgraphs may not be played again."""
+        found: dict[str, _Rows] = {}
+        for ns, id_ in self._writer.execute("SELECT ns, id FROM checkpoints WHERE thread = ?", (thread,)):
+            found[ns] = _Rows(id=id_, writes=True)
+        for ns, name, version in self._writer.execute(
+            "SELECT ns, channel, version FROM channels WHERE thread = ?", (thread,)
+        ):
+            found.setdefault(ns, _Rows(writes=True)).channels[name] = version
+        return found
+
+    def _stored(self, written: int, serde: SerializerProtocol) -> Stored | None:
+        query = "SELECT thread, ns, id, parent, type, data FROM checkpoints WHERE written = ?"
+        for thread, ns, id_, parent, type_, data in self._read(query, written):
+            break
+        else:
+            return None  # replaced since
         checkpoint = serde.loads_typed((type_, data))
         metadata = checkpoint.pop("metadata")
         values = checkpoint["channel_values"]
@@ -394,6 +391,19 @@ class CheckpointStore:
             metadata=metadata,
             writes=[(task, channel, serde.loads_typed((kind, value))) for task, channel, kind, value in writes],
         )
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Has all that is read within it be of one moment: a checkpoint's rows are replaced as it goes on."""
+        with self._reading:
+            if self._reader.in_transaction:
+                yield
+                return
+            self._reader.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._reader.execute("COMMIT")
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         with self._reading:
