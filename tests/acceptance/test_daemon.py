@@ -222,6 +222,28 @@ def test_drained_in_mid_dialogue_it_goes_on_there_and_asks_for_nothing_twice(
     assert not project.under_way()
 
 
+def test_what_fails_for_good_right_after_it_was_taken_up_again_keeps_what_was_said_before(
+    project: Project, endpoint: SimulatedEndpoint
+) -> None:
+    endpoint.configure(latency=Latency(first_token=0.2), accept_rate=0.2)
+    project.write(limits={"messages": 8, "revisions": 4})
+    daemon = project.briefs(4).daemon()
+    daemon.until(lambda _: len(endpoint.answers()) > 40)
+    daemon.end()
+    parked = project.under_way()
+    endpoint.inject(Fault(kind="context", times=len(parked)))
+    again = project.daemon()
+    status = again.until(lambda status: status["state"] == "idle")
+    assert status["set_aside"] >= 1
+    again.end()
+    assert "Blocked" not in again.err
+    failed = [each for each in project.transcripts() if each.outcome.status == "failed"]
+    assert {each.outcome.reason for each in failed} == {"context_exceeded"}
+    assert {each.id for each in failed} <= parked
+    assert all(each.turns or each.unfinished for each in failed)
+    assert any(each.unfinished and each.unfinished.attempts for each in failed)
+
+
 def test_what_takes_longer_than_the_grace_is_cut_short_and_made_again(
     project: Project, endpoint: SimulatedEndpoint
 ) -> None:

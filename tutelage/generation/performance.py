@@ -69,8 +69,11 @@ class Stage:
         self._run = config.run
         self._graph = graph
         self._identity = graph.identity
-        self._checkpoints = checkpoints
         self._compiled = graph.graph.compile(checkpointer=checkpoints)
+        # LangGraph's clone of it: that one alone may read the types of the graph's state.
+        saver = self._compiled.checkpointer
+        assert isinstance(saver, CheckpointSaver)
+        self._checkpoints = saver
         self._durability: Durability | None = "sync"
         """A dialogue goes on when its step is on disk."""
         self._watch = watch
