@@ -253,6 +253,9 @@ async def test_of_a_forgotten_thread_nothing_is_left(tmp_path: Path) -> None:
 class Hanging(ScriptedModel):
     """Never answers a student's third turn."""
 
+    def __init__(self, script: dict[str, Any]) -> None:
+        super().__init__(script)
+
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         if run_manager.metadata["role"] == "student" and sum(message.type == "ai" for message in messages) == 2:
             await asyncio.Event().wait()
@@ -317,11 +320,11 @@ async def test_with_the_clock_set_back_the_latest_is_still_what_was_written_last
 
     monkeypatch.setattr(checkpoint_id, "time", Clock)
     for keep in ("latest", "all"):
-        with CheckpointSaver(tmp_path / f"{keep}.db", keep=keep) as saver:  # type: ignore[arg-type]
+        with CheckpointSaver(tmp_path / f"{keep}.db", keep=keep) as saver:
             graph = nesting(ask=False).compile(checkpointer=saver)
             asked = await graph.ainvoke({}, thread("a"), durability="sync")
             assert asked["__interrupt__"][0].value == "last?"
-        with CheckpointSaver(tmp_path / f"{keep}.db", keep=keep) as saver:  # type: ignore[arg-type]
+        with CheckpointSaver(tmp_path / f"{keep}.db", keep=keep) as saver:
             graph = nesting(ask=False).compile(checkpointer=saver)
             state = await graph.ainvoke(Command(resume="yes"), thread("a"), durability="sync")
             assert state["heard"][-1] == "yes"
@@ -485,10 +488,10 @@ async def test_a_checkpoint_is_read_whole_while_it_is_replaced(tmp_path: Path) -
 async def test_what_a_graph_asked_is_answered_in_another_process(tmp_path: Path) -> None:
     for keep in ("latest", "all"):
         path = tmp_path / f"{keep}.db"
-        with CheckpointSaver(path, keep=keep) as saver:  # type: ignore[arg-type]
+        with CheckpointSaver(path, keep=keep) as saver:
             asked = await nesting(ask=False).compile(checkpointer=saver).ainvoke({}, thread("a"), durability="sync")
             assert [each.value for each in asked["__interrupt__"]] == ["last?"]
-        with CheckpointSaver(path, keep=keep) as saver:  # type: ignore[arg-type]
+        with CheckpointSaver(path, keep=keep) as saver:
             graph = nesting(ask=False).compile(checkpointer=saver)
             again = await graph.ainvoke(None, thread("a"), durability="sync")
             assert [each.id for each in again["__interrupt__"]] == [each.id for each in asked["__interrupt__"]]
@@ -501,7 +504,7 @@ async def test_keeping_all_one_may_go_back_and_on_from_there(tmp_path: Path) -> 
         graph = counting(steps=3).compile(checkpointer=saver)
         await graph.ainvoke({}, thread("a"), durability="sync")
         history = [state async for state in graph.aget_state_history(thread("a"))]
-        assert [len(state.values.get("steps", [])) for state in history][0] == 6
+        assert len(history[0].values["steps"]) == 6
         back = next(state for state in history if len(state.values.get("steps", [])) == 2)
         assert back.values["large"] == f"1 {LARGE}"
         assert [state.values["large"][0] for state in history if state.next == ("node0", "node1")] == ["2", "1", "0"]

@@ -365,10 +365,10 @@ class CheckpointStore:
 
     def _stored(self, written: int, serde: SerializerProtocol) -> Stored | None:
         query = "SELECT thread, ns, id, parent, type, data FROM checkpoints WHERE written = ?"
-        for thread, ns, id_, parent, type_, data in self._read(query, written):
-            break
-        else:
+        rows = self._read(query, written)
+        if not rows:
             return None  # replaced since
+        thread, ns, id_, parent, type_, data = rows[0]
         checkpoint = serde.loads_typed((type_, data))
         metadata = checkpoint.pop("metadata")
         values = checkpoint["channel_values"]
