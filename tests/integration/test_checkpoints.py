@@ -315,7 +315,7 @@ async def test_with_the_clock_set_back_the_latest_is_still_what_was_written_last
     class Clock:
         @staticmethod
         def time_ns() -> int:
-            checkpoint_id._last_v6_timestamp = None  # type: ignore[attr-defined]
+            checkpoint_id._last_v6_timestamp = None
             return next(hours) * 3600 * 10**9
 
     monkeypatch.setattr(checkpoint_id, "time", Clock)
