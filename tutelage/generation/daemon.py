@@ -54,7 +54,7 @@ REPORT: Final = 60.0
 """Seconds between two lines of progress where nobody watches."""
 MARGIN: Final = 30.0
 """Seconds that the end takes beyond `daemon.grace` at most: what is written is still to be synced."""
-SHOW_CURSOR: Final = b"\x1b[?25h"
+SHOW_CURSOR: Final = b"\x1b[?25h\n"
 TICK: Final = 1.0
 """Seconds between two looks at its own state."""
 GIB: Final = 2**30
@@ -239,7 +239,12 @@ class Daemon:
             return
         self._draining = True
         grace = self._config.daemon.grace
-        log.info("daemon_draining", under_way=self._session.watch.tally.under_way if self._session else 0, grace=grace)
+        log.info(
+            "daemon_draining",
+            under_way=self._session.watch.tally.under_way if self._session else 0,
+            grace=grace,
+            note="a second signal ends it at once",
+        )
         self._notifier.stopping(grace + MARGIN)
         if self._session is None:
             if self._life is not None:
@@ -361,7 +366,7 @@ class Daemon:
     def _note_state(self) -> tuple[State, str]:
         state, reason = self._now()
         if state != self._state:
-            log.info("daemon_state_changed", state=state, reason=reason)
+            log.info("daemon_state_changed", state=state, **({"reason": reason} if reason else {}))
             self._state, self._since = state, datetime.now(UTC)
         return state, reason
 
@@ -504,7 +509,7 @@ class Daemon:
 
     def _note(self) -> str:
         state, reason = self._now()
-        return "" if state in ("running", "idle") else f"{state} {reason}".strip()
+        return "" if self._over or state in ("running", "idle") else f"{state} {reason}".strip()
 
     @contextmanager
     def _signals_heard(self) -> Iterator[None]:

@@ -294,4 +294,6 @@ def _process(status: Status) -> Iterator[str]:
 
 
 def _size(size: int) -> str:
+    if size < 2**20 / 10:
+        return f"{size / 2**10:,.0f} KiB"
     return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"
