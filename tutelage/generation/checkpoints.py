@@ -37,7 +37,7 @@ from tutelage.generation.checkpoint_store import (
 )
 from tutelage.generation.group_commit import GroupCommit
 
-GATHER: Final = 0.005
+GATHER: Final = 0.01
 """Seconds that a commit waits for more dialogues to join it."""
 
 
