@@ -509,6 +509,47 @@ def test_a_watermark_holds_new_dialogues_back_until_it_is_lowered(
     daemon.end()
 
 
+def cpu_seconds(process: "subprocess.Popen[Any]") -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time is read from /proc")
+def test_held_back_with_a_dialogue_to_be_tried_again_it_does_not_spin(
+    project: Project, endpoint: SimulatedEndpoint
+) -> None:
+    endpoint.configure(latency=Latency(first_token=1.5))  # a watermark is looked at every two seconds
+    endpoint.inject(Fault(kind="wrong_shape", requests="shaped"))
+    daemon = project.briefs(4).daemon()
+    daemon.until(lambda status: status["progress"]["under_way"] == 4)
+    project.write(watermarks={"memory": 1, "disk": 1_000_000})
+    project.command("reload")
+    daemon.until(lambda status: status["state"] == "held" and status["progress"]["under_way"] == 0)
+    before, since = cpu_seconds(daemon.process), time.monotonic()
+    time.sleep(4)
+    assert cpu_seconds(daemon.process) - before < (time.monotonic() - since) / 4
+    assert daemon.status()["set_aside"] == 0
+    endpoint.clear_faults()
+    endpoint.configure(latency=Latency())
+    project.write(watermarks={"memory": 1, "disk": 0})
+    project.command("reload")
+    daemon.until_idle(4)
+    daemon.end()
+
+
+def test_with_a_target_and_no_brief_left_it_waits_for_some(project: Project) -> None:
+    daemon = project.briefs(1).daemon()
+    daemon.until_idle(1)
+    daemon.end()
+    (project.path / "briefs.jsonl").unlink()
+    project.write(target={"dialogues": 4})
+    daemon = project.daemon()
+    daemon.until(lambda status: status["state"] == "idle")
+    project.briefs(2)
+    assert daemon.wait() == 0
+    assert len(project.transcripts()) == project.lines() == 4
+
+
 def test_a_ledger_that_another_process_locks_is_waited_for(project: Project, endpoint: SimulatedEndpoint) -> None:
     endpoint.configure(latency=Latency(first_token=0.05))
     daemon = project.briefs(8).daemon()
