@@ -424,6 +424,26 @@ def full(store: CheckpointStore, pages: int | None) -> None:
     store._writer.execute(f"PRAGMA max_page_count = {pages or 10**6}")
 
 
+def test_a_batch_that_is_tried_again_still_replaces_what_was_there(store: CheckpointStore) -> None:
+    store.write([put("a", 1, {"p": LARGE, "q": LARGE}, ["p", "q"], versions={"p": 1, "q": 1})])
+    large = 100 * LARGE
+    later = [
+        PutWrites(thread="a", ns="", id="00000001", task="t", task_path="", writes=[("p", large)]),
+        put("a", 2, {"p": large, "q": LARGE}, ["p"], versions={"p": 2, "q": 1}),
+        put("b", 3, {"p": large}, ["p"], versions={"p": 3}),
+    ]
+    full(store, 1)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.write(later)
+    full(store, None)
+    store.write(later)
+    assert rows(store.path, "SELECT thread, id FROM checkpoints") == [("a", "00000002"), ("b", "00000003")]
+    assert rows(store.path, "SELECT thread, channel, version FROM channels") == [
+        *[("a", "p", 2), ("a", "q", 1)],
+        ("b", "p", 3),
+    ]
+
+
 async def test_a_full_disk_leaves_nothing_of_a_batch_and_the_next_try_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
