@@ -424,6 +424,16 @@ def full(store: CheckpointStore, pages: int | None) -> None:
     store._writer.execute(f"PRAGMA max_page_count = {pages or 10**6}")
 
 
+@pytest.mark.parametrize("number", [1, 9])
+def test_what_an_earlier_start_left_is_replaced_whatever_the_clock_says(store: CheckpointStore, number: int) -> None:
+    store.write([put("a", 5, {"p": LARGE, "q": LARGE}, ["p", "q"], versions={"p": 1, "q": 1})])
+    again = CheckpointStore(store.path, store._serde)
+    again.write([put("a", number, {"p": LARGE, "q": LARGE}, ["p"], versions={"p": 2, "q": 1})])
+    again.close()
+    assert rows(store.path, "SELECT id FROM checkpoints") == [(f"{number:08}",)]
+    assert rows(store.path, "SELECT channel, version FROM channels") == [("p", 2), ("q", 1)]
+
+
 def test_a_batch_that_is_tried_again_still_replaces_what_was_there(store: CheckpointStore) -> None:
     store.write([put("a", 1, {"p": LARGE, "q": LARGE}, ["p", "q"], versions={"p": 1, "q": 1})])
     large = 100 * LARGE

@@ -252,19 +252,19 @@ class CheckpointStore:
         values = put.checkpoint["channel_values"]
         small = {name: value for name, value in values.items() if _is_small(value)}
         type_, data = self._serde.dumps_typed({**put.checkpoint, "channel_values": small, "metadata": put.metadata})
+        before = self._rows(thread, ns) if self._keep == "latest" else None
         self._writer.execute(_PUT, (thread, ns, id_, put.parent, type_, data))
         large = {name: version for name, version in put.changed.items() if name in values and name not in small}
         self._writer.executemany(
             "INSERT OR REPLACE INTO channels VALUES (?, ?, ?, ?, ?, ?)",
             [(thread, ns, name, version, *self._serde.dumps_typed(values[name])) for name, version in large.items()],
         )
-        if self._keep == "latest":
-            self._drop_what_it_replaces(put, large)
+        if before is not None:
+            self._drop_what_it_replaces(put, large, before)
         self.threads.add(thread)
 
-    def _drop_what_it_replaces(self, put: Put, large: dict[str, Version]) -> None:
+    def _drop_what_it_replaces(self, put: Put, large: dict[str, Version], rows: _Rows) -> None:
         thread, ns, id_ = put.thread, put.ns, put.checkpoint["id"]
-        rows = self._rows(thread, ns)
         if rows.id not in (None, id_):
             self._writer.execute(
                 "DELETE FROM checkpoints WHERE thread = ? AND ns = ? AND id = ?", (thread, ns, rows.id)
