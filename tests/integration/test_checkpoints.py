@@ -438,8 +438,7 @@ def test_a_batch_that_is_tried_again_still_replaces_what_was_there(store: Checkp
     store.write([put("a", 1, {"p": LARGE, "q": LARGE}, ["p", "q"], versions={"p": 1, "q": 1})])
     large = 100 * LARGE
     later = [
-        PutWrites(thread="a", ns="", id="00000001", task="t", task_path="", writes=[("p", large)]),
-        put("a", 2, {"p": large, "q": LARGE}, ["p"], versions={"p": 2, "q": 1}),
+        put("a", 2, {"p": LARGE, "q": LARGE}, ["p"], versions={"p": 2, "q": 1}),  # this one fits, the next does not
         put("b", 3, {"p": large}, ["p"], versions={"p": 3}),
     ]
     full(store, 1)
