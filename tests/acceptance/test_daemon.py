@@ -457,6 +457,22 @@ def test_drained_while_its_endpoints_are_gone_it_does_not_wait_for_them(
     project.assert_all_done_once(6)
 
 
+def test_what_waits_for_endpoints_that_are_gone_moves_on_to_others_by_a_reload(
+    project: Project, endpoint: SimulatedEndpoint
+) -> None:
+    endpoint.configure(latency=Latency(first_token=0.1))
+    daemon = project.briefs(6).daemon()
+    daemon.until_done(1)
+    endpoint.kill()
+    daemon.until(lambda status: status["state"] == "waiting" and status["waiting_calls"])
+    with SimulatedEndpoint(model="m", accept_rate=0.8) as other:
+        project.write(models={"m": {"url": other.url, "model": "m"}})
+        assert project.command("reload").returncode == 0
+        daemon.until_idle(6)
+        daemon.end()
+    project.assert_all_done_once(6)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB where the run folder will be."""

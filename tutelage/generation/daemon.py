@@ -10,8 +10,8 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -378,7 +378,7 @@ class Daemon:
             return "starting", ""
         if (trouble := session.recorder.trouble) is not None:
             return "waiting", f"the run folder cannot be written: {trouble}"
-        lost = [name for name, pool in self._pools().items() if all(each.state != "closed" for each in pool.replicas())]
+        lost = [name for name, pool in self._pools().items() if _is_lost(pool)]
         if lost:
             return "waiting", f"no endpoint of {', '.join(lost)} answers"
         if session.run.paused:
@@ -570,12 +570,20 @@ def run_daemon(
         return runner.run(Daemon(config, out=out, models=models, callbacks=callbacks, progress=progress).serve())
 
 
-async def _close(casts: AsyncExitStack, pools: Iterable[EndpointPool], when: asyncio.Event) -> None:
+async def _close(casts: AsyncExitStack, pools: Collection[EndpointPool], when: asyncio.Event) -> None:
     """Leaves the endpoints alone that nobody plays by any more; those of the start are the session's, but for their pools."""
     async with casts:
-        await when.wait()
+        while not when.is_set():
+            for pool in filter(_is_lost, pools):
+                await pool.aclose()  # what waits there moves on at once: it might wait for ever
+            with suppress(TimeoutError):
+                await asyncio.wait_for(when.wait(), TICK)
         for pool in pools:
             await pool.aclose()
+
+
+def _is_lost(pool: EndpointPool) -> bool:
+    return all(replica.state != "closed" for replica in pool.replicas())
 
 
 def _changes(old: Config, new: Config) -> list[str]:

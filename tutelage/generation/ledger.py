@@ -86,6 +86,7 @@ class Ledger:
             self._catch_up(transcripts)
             # The recorder's thread has a connection of its own, and the event loop this one.
             self._database = _open(path)
+            self._database.execute("PRAGMA busy_timeout = 1000")  # while the event loop waits, nothing else goes on
         except sqlite3.Error as error:
             raise RunFolderError(f"the ledger {path} cannot be used: {error}") from error
 

@@ -20,7 +20,7 @@ from tutelage.briefs.sources import BriefIndex
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
-from tutelage.errors import CallError, ShapeError
+from tutelage.errors import CallError, EndpointUnreachable, ShapeError
 from tutelage.generation.ledger import Ledger
 from tutelage.generation.performance import Stage
 from tutelage.generation.recorder import Recorder
@@ -241,6 +241,10 @@ class Run:
         with dialogue_span(owed.id, run=self._config.run, graph=self._graph) as span:
             try:
                 played = await self._stage.play(owed, brief, self._cast, control)
+            except EndpointUnreachable:
+                if not control.drain_requested:
+                    raise
+                played = None  # others play it on, at endpoints that answer
             except CallError as error:
                 if not error.may_heal:
                     raise
