@@ -1,7 +1,9 @@
 """What was said in a dialogue, and how it came to be said: the records that a transcript is made of."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -9,6 +11,30 @@ class Record(BaseModel):
     """A record of a transcript: made by the engine, never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def model_post_init(self, _: Any) -> None:
+        _share_fields_set(self)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic does it."""
+        copied = super().model_copy(update=update, deep=deep)
+        _share_fields_set(copied)
+        return copied
+
+
+_FIELDS: dict[type[BaseModel], set[str]] = {}
+"""By type, the names of all fields."""
+_SAMPLINGS: dict[bytes, dict[str, Any]] = {}
+"""By what they are as JSON."""
+_MANY_SAMPLINGS = 1000
+
+
+def _share_fields_set(record: Record) -> None:
+    """Which fields were given is of no use here, and a set of them for each record was a quarter of a dialogue's memory."""
+    kind = type(record)
+    if kind not in _FIELDS:
+        _FIELDS[kind] = set(kind.model_fields)
+    object.__setattr__(record, "__pydantic_fields_set__", _FIELDS[kind])
 
 
 class Call(Record):
@@ -32,6 +58,14 @@ class Call(Record):
     finish_reason: str | None = None
     seconds: float = 0.0
     """From sending the request to having the whole reply, retries included."""
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        # The calls of a role are sampled alike: thousands of dialogues share one dict.
+        if len(_SAMPLINGS) > _MANY_SAMPLINGS:
+            _SAMPLINGS.clear()
+        as_json = orjson.dumps(self.sampling, default=repr, option=orjson.OPT_NON_STR_KEYS)
+        self.__dict__["sampling"] = _SAMPLINGS.setdefault(as_json, self.sampling)
 
 
 class Issue(BaseModel):
