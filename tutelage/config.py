@@ -372,12 +372,4 @@ _SECTIONS: Final[tuple[type[BaseModel], ...]] = (
     *(Config, ModelConfig, ServeConfig, RoleConfig, BriefSource, LimitsConfig, TargetConfig),
     *(WatermarksConfig, DaemonConfig, TelemetryConfig),
 )
-_ALL_KEYS: Final = sorted(
-    {"from"}.union(
-        *(
-            section.model_fields
-            for section in _SECTIONS
-        )
-    )
-    - {"from_", "folder"}
-)
+_ALL_KEYS: Final = sorted({"from"}.union(*(section.model_fields for section in _SECTIONS)) - {"from_", "folder"})
