@@ -217,7 +217,8 @@ class BriefWatch:
         if brief_file.has_lines:
             file.lines.read(task.path, _end_of_last_line(task.path, part.start, whole))
         self._report(task.path, problems)
-        if added := len(self.index) - before:
+        added = len(self.index) - before
+        if added and before:  # the first of all are no news
             log.info("briefs_added", file=str(task.path), briefs=added)
 
     def _give_up(self, file: "_File", stale: set[int]) -> None:

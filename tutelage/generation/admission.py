@@ -137,17 +137,15 @@ class Admission:
         self._looking.cancel()
         await asyncio.gather(self._looking, return_exceptions=True)
         await self._session.close()
-        if not self._looking.cancelled() and (failure := self._looking.exception()) is not None:
-            raise failure
 
     async def _keep_looking(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(self._every)
+        while True:
+            await asyncio.sleep(self._every)
+            try:
                 await self.look()
-        except Exception:
-            self._settle(())  # who no longer looks holds nothing back
-            raise
+            except Exception:
+                log.exception("admission_not_looked_at")
+                self._settle(())  # what cannot be seen holds nothing back
 
     async def look(self) -> None:
         """Reads everything once, and says what has changed."""

@@ -7,6 +7,7 @@ aside, with its reason, as a transcript.
 
 import asyncio
 import heapq
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +21,7 @@ from tutelage.briefs.sources import BriefIndex
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
-from tutelage.errors import CallError, EndpointUnreachable, ShapeError
+from tutelage.errors import CallError, EndpointUnreachable, RunFolderError, ShapeError
 from tutelage.generation.ledger import Ledger
 from tutelage.generation.performance import Stage
 from tutelage.generation.recorder import Recorder
@@ -30,6 +31,8 @@ from tutelage.telemetry.traces import dialogue_span
 
 log = structlog.get_logger()
 
+LEDGER_AGAIN: Final = 2.0
+"""Seconds until a ledger that another process keeps locked is read again."""
 TRY_AGAIN: Final = (15.0, 60.0)
 """Seconds after which a dialogue is tried again whose endpoint failed it; one whose replies had no shape is at once."""
 
@@ -196,7 +199,17 @@ class Run:
             return self._first.pop()
         if self._later and self._later[0][0] <= time.monotonic():
             return heapq.heappop(self._later)[-1]
-        return None if self._has_enough() else await self._slots.next()
+        return None if self._has_enough() else await self._next_slot()
+
+    async def _next_slot(self) -> Owed | None:
+        try:
+            return await self._slots.next()
+        except sqlite3.OperationalError as error:
+            if not self._endless:
+                raise RunFolderError(f"the ledger cannot be read: {error}") from error
+            log.warning("ledger_not_read", error=str(error), note="tried again soon")
+            asyncio.get_running_loop().call_later(LEDGER_AGAIN, self.wake)
+            return None
 
     def _has_enough(self) -> bool:
         target, tally = self._config.target.dialogues, self._tally

@@ -53,6 +53,7 @@ class Slots:
         self._config = config or self._config
         self._all = self._enumerate()
         self._ready: Iterator[Owed] = iter(())
+        self._chunk: list[tuple[str, int]] = []
         self._looked_up = 16
 
     async def next(self) -> Owed | None:
@@ -60,11 +61,12 @@ class Slots:
         while True:
             for owed in self._ready:
                 return owed
-            chunk = list(islice(self._all, self._looked_up))
-            if not chunk:
+            self._chunk = self._chunk or list(islice(self._all, self._looked_up))
+            if not self._chunk:
                 return None
-            known = self._known([id_ for id_, _ in chunk])
-            self._ready = iter([Owed(id=id_, position=position) for id_, position in chunk if id_ not in known])
+            known = self._known([id_ for id_, _ in self._chunk])  # it may fail, and is then asked for the same again
+            self._ready = iter([Owed(id=id_, position=position) for id_, position in self._chunk if id_ not in known])
+            self._chunk = []
             # A run that was all but finished has many to skip; others are to be heard meanwhile.
             self._looked_up = min(2 * self._looked_up, LOOKED_UP)
             await asyncio.sleep(0)
