@@ -191,13 +191,15 @@ async def test_a_failure_to_look_frees_the_run_and_the_next_look_goes_by_what_it
         return MemoryUse(used=used, limit=1000, of="machine")
 
     uses: list[int | None] = [600, None]
-    async with Admission(WatermarksConfig(memory=0.5), tmp_path, memory=memory, every=0.01) as admission:
+    changed = asyncio.Event()
+    marks = WatermarksConfig(memory=0.5)
+    async with Admission(marks, tmp_path, memory=memory, every=0.01, on_change=changed.set) as admission:
         assert admission.held_by() == ("memory",)
         await admission.open.wait()
         assert admission.held_by() == ()
-        async with asyncio.timeout(5):
-            while not admission.held_by():
-                await asyncio.sleep(0.01)
+        changed.clear()
+        await asyncio.wait_for(changed.wait(), 5)
+        assert admission.held_by() == ("memory",)
 
 
 @pytest.mark.parametrize(
