@@ -315,11 +315,11 @@ def test_a_reload_is_taken_up_by_the_dialogues_that_are_under_way(
     project.write(
         limits={"messages": 8}, concurrency=3, roles={"tutor": {"temperature": 0.123}, "student": {"temperature": 0.5}}
     )
+    before = len(endpoint.requests())
     daemon.send(signal.SIGHUP)
     status = daemon.until(lambda status: status["reload"])
     assert set(status["reload"]["changed"]) == {"limits", "concurrency", "roles"}
     assert status["progress"]["at_once"] == 3
-    before = len(endpoint.requests())
     daemon.until_idle(4)
     earlier, later = (
         {request["body"]["temperature"] for request in requests}
