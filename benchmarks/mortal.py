@@ -73,7 +73,10 @@ class Death:
 
     def come(self) -> NoReturn:
         """Kills this process; nothing is flushed, closed or told."""
-        self._orders.note.write_text(str(self._orders.place), encoding="utf-8")
+        # Another thread may kill the process at any moment of this: so the note comes into being in one piece.
+        note = self._orders.note.with_suffix(f".{threading.get_ident()}")
+        note.write_text(str(self._orders.place), encoding="utf-8")
+        note.replace(self._orders.note)
         os.kill(os.getpid(), signal.SIGKILL)
         raise SystemExit  # not reached
 

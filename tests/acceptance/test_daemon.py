@@ -359,6 +359,37 @@ def test_a_reload_that_cannot_be_is_refused_and_everything_goes_on(project: Proj
     daemon.end()
 
 
+def test_a_brief_that_a_prompt_does_not_render_for_fails_alone(project: Project) -> None:
+    """Dropped into a daemon, at its next start, and when the prompt has been mended and the dialogue is retried."""
+    prompt = project.path / "prompts" / "tutor.md"
+    prompt.parent.mkdir()
+    prompt.write_text("You teach {{ brief.question.upper() }}\n")
+    daemon = project.briefs(2).daemon()
+    daemon.until_idle(2)
+    (project.path / "briefs-more.jsonl").write_text(json.dumps({"id": "no question", "topic": "Sums"}) + "\n")
+    status = daemon.until(lambda status: status["set_aside"] == 1)
+    assert status["outcomes"]["failed"] == {"error:PromptError": 1}
+    daemon.end()
+    daemon = project.daemon()
+    daemon.until_idle(2)
+    prompt.write_text("You teach {{ brief.topic }}\n")
+    assert project.command("reload").returncode == 0
+    assert project.command("retry").stdout == "1 dialogues are made again\n"
+    daemon.until_idle(3)
+    daemon.end()
+
+
+def test_briefs_that_are_gone_keep_no_reload_from_being_taken_up(project: Project) -> None:
+    daemon = project.briefs(2).daemon()
+    daemon.until_idle(2)
+    project.briefs(1)
+    daemon.until(lambda _: "briefs_gone" in daemon.events())
+    project.write(limits={"messages": 6})
+    reloaded = project.command("reload")
+    assert (reloaded.returncode, reloaded.stdout) == (0, "changed: limits\n"), reloaded.stderr
+    daemon.end()
+
+
 def test_a_reload_moves_what_is_under_way_to_another_endpoint_even_while_paused(
     project: Project, endpoint: SimulatedEndpoint
 ) -> None:

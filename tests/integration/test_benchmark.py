@@ -51,13 +51,22 @@ def test_it_prints_its_tables_and_writes_its_figures(tmp_path: Path) -> None:
     [([4.0, 4.0, 4.0], "goal"), ([4.0, 4.1, 9.0], "bound"), ([1.0, 8.1, 9.0], "missed")],
 )
 def test_the_median_of_the_ratios_decides(orchestration: Any, tutelage: list[float], verdict: str) -> None:
-    bound = orchestration.Bound(of="tutelage", to="loop", most=8, goal=4)
+    bound = orchestration.Bound(what="CPU a call", of="tutelage", to="loop", bound=8, goal=4)
     assert bound.judge(rounds(orchestration, tutelage, [1.0, 1.0, 1.0])) == verdict
+
+
+@pytest.mark.parametrize(("pace", "verdict"), [(0.8, "goal"), (0.7, "bound"), (0.5, "missed")])
+def test_of_turns_a_second_more_is_better(orchestration: Any, pace: float, verdict: str) -> None:
+    def figures(turns: float) -> Any:
+        return orchestration.Figures(calls=1, cpu_per_call=1, turns_per_second=turns, endpoint_cpu_per_call=1)
+
+    bound = orchestration.Bound(what="turns a second", of="tutelage", to="undurable", bound=0.6, goal=0.8)
+    assert bound.judge([{"tutelage": figures(100 * pace), "undurable": figures(100)}]) == verdict
 
 
 def test_ratios_are_taken_within_a_round(orchestration: Any) -> None:
     """A machine that is slow for a whole round does not change them."""
-    bound = orchestration.Bound(of="tutelage", to="loop", most=8, goal=4)
+    bound = orchestration.Bound(what="CPU a call", of="tutelage", to="loop", bound=8, goal=4)
     assert bound.ratios(rounds(orchestration, [5.0, 50.0], [1.0, 10.0])) == [5.0, 5.0]
 
 
@@ -69,9 +78,10 @@ def rounds(orchestration: Any, tutelage: list[float], loop: list[float]) -> list
 
 
 def test_the_bounds_are_those_of_the_budgets(orchestration: Any) -> None:
-    assert {(bound.to, bound.most, bound.goal) for bound in orchestration.BOUNDS} == {
-        ("usual", 0.2, 0.1),
-        ("loop", 8, 4),
+    assert {(bound.what, bound.to, bound.bound, bound.goal) for bound in orchestration.BOUNDS} == {
+        ("turns a second", "undurable", 0.6, 0.8),
+        ("CPU a call", "usual", 0.2, 0.1),
+        ("CPU a call", "loop", 8, 4),
     }
 
 

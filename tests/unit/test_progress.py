@@ -187,10 +187,9 @@ async def test_piped_there_is_one_json_line_at_the_start_every_so_often_and_at_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stderr = stderr_is(monkeypatch, io.StringIO())
-    monkeypatch.setattr(progress, "REPORT", 0.05)
     configure_logs()
     tally = Tally(target=10)
-    async with show_progress(tally, name="fractions", note=lambda: "a note"):
+    async with show_progress(tally, name="fractions", note=lambda: "a note", every=0.05):
         await asyncio.sleep(0.12)
         tally.completed = 10
     await asyncio.sleep(0.12)
