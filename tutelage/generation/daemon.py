@@ -409,7 +409,7 @@ class Daemon:
         changed = _changes(self._config, new)
         check_roles(new, session.graph)
         prompts = prompt_library(new, session.graph)
-        check_all_prompts(prompts, session.graph, session.briefs)
+        check_all_prompts(prompts, session.graph, session.briefs, endless=True)
         async with AsyncExitStack() as casts:
             casting = await casts.enter_async_context(
                 cast_of(

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from langchain_core.runnables import RunnableConfig
@@ -18,7 +18,15 @@ from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Step, Turn
-from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, UserError
+from tutelage.errors import (
+    AuthRefused,
+    CallError,
+    EndpointUnreachable,
+    ModelNotServed,
+    RunFolderError,
+    TutelageError,
+    UserError,
+)
 from tutelage.generation.checkpoints import CheckpointSaver
 from tutelage.generation.registry import LoadedGraph
 from tutelage.generation.run_watch import RunWatch, Stopwatch
@@ -29,6 +37,9 @@ log = structlog.get_logger()
 
 Answer = Callable[[str, Sequence[Interrupt]], Awaitable[Any]]
 """Answers a graph's `interrupt`s: given the dialogue's id and what was asked, what `Command(resume=…)` is to carry."""
+
+
+_ENDS_ANY_RUN: Final = (EndpointUnreachable, AuthRefused, ModelNotServed, RunFolderError)
 
 
 class Unanswered(Exception):
@@ -54,6 +65,7 @@ class Stage:
         watch: Is told of each turn.
         callbacks: LangChain callback handlers, for tracing.
         answer: Answers what a graph asks by `interrupt`; without it, a dialogue whose graph asks fails.
+        endless: Whether what the user can mend, a prompt that does not render for some brief, fails its dialogue alone.
     """
 
     def __init__(
@@ -65,6 +77,7 @@ class Stage:
         watch: RunWatch,
         callbacks: Sequence[Any] = (),
         answer: Answer | None = None,
+        endless: bool = False,
     ) -> None:
         self._run = config.run
         self._graph = graph
@@ -79,6 +92,7 @@ class Stage:
         self._watch = watch
         self._callbacks = list(callbacks)
         self._answer = answer
+        self._ends_the_run: tuple[type[TutelageError], ...] = _ENDS_ANY_RUN if endless else (*_ENDS_ANY_RUN, UserError)
         self._versions = {name: version(name) for name in ("tutelage", "langgraph", "langchain-core")}
 
     async def play(self, owed: Owed, brief: Brief | None, cast: Cast, control: RunControl) -> Played | None:
@@ -92,7 +106,8 @@ class Stage:
 
         Raises:
             EndpointUnreachable, AuthRefused, ModelNotServed: Nobody plays any more: the run's matter, not this dialogue's.
-            UserError: So is a prompt that does not render, or a run folder that cannot be written.
+            RunFolderError: So is a run folder that cannot be written.
+            UserError: And, if the run is not endless, a prompt that does not render.
             CallError: It failed in a way that may heal, and may be tried again from its last checkpoint.
         """
         entrance = await self._enter(owed, brief)
@@ -103,7 +118,7 @@ class Stage:
             outcome = outcome_of(self._graph.graph, witness.dialogue, cast.limits)
         except GraphDrained:
             return None
-        except (EndpointUnreachable, AuthRefused, ModelNotServed, UserError):
+        except self._ends_the_run:
             raise
         except Exception as error:
             if isinstance(error, CallError) and error.may_heal and owed.tries < 2:
@@ -263,7 +278,7 @@ def _failure(error: Exception) -> Outcome:
         reason = "unanswered"
     else:
         reason = f"error:{type(error).__name__}"
-    expected = isinstance(error, CallError | GraphRecursionError | Unanswered)
+    expected = isinstance(error, CallError | UserError | GraphRecursionError | Unanswered)
     # What an error of a node of the user's own says may quote a model: it goes into the transcript, not into the log.
     said = str(error) if expected else type(error).__name__
     log.warning("dialogue_failed", reason=reason, error=said, exc_info=None if expected else error)

@@ -27,7 +27,7 @@ from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.view import check_prompts
-from tutelage.errors import RunFolderError
+from tutelage.errors import BriefError, PromptError, RunFolderError
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.ledger import Ledger
 from tutelage.generation.performance import Answer, Stage
@@ -120,7 +120,7 @@ async def open_session(
     watched = _watched_briefs(config, loaded, path) if means.endless else None
     briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make) if watched is None else watched.index
     prompts = prompt_library(config, loaded)
-    check_all_prompts(prompts, loaded, briefs)
+    check_all_prompts(prompts, loaded, briefs, endless=means.endless)
     folder = RunFolder(path, config)
     tally = Tally(target=target_of(config, briefs, means))
     watch = RunWatch(tally, means.metrics, loaded.name)
@@ -152,6 +152,7 @@ async def open_session(
             watch=watch,
             callbacks=means.callbacks,
             answer=means.answer,
+            endless=means.endless,
         )
         run = Run(
             config=config,
@@ -201,15 +202,35 @@ def at_once(config: Config, casting: Casting) -> int:
     return min(config.concurrency, casting.at_once or config.concurrency)
 
 
-def check_all_prompts(prompts: PromptLibrary, graph: LoadedGraph, briefs: BriefIndex) -> None:
+def check_all_prompts(prompts: PromptLibrary, graph: LoadedGraph, briefs: BriefIndex, *, endless: bool = False) -> None:
     """Renders the prompts of the first briefs for every role.
 
     Raises:
-        PromptError: One does not render.
+        PromptError: One does not render; for an endless run, which one brief is not to keep from going on, for no brief.
     """
+    rendered, errors = 0, list[PromptError]()
+    for brief in _first_of(briefs, endless):
+        try:
+            for agent in graph.agents:
+                check_prompts(agent, {"brief": brief}, prompts)
+            rendered += 1
+        except PromptError as error:
+            if not endless:
+                raise
+            errors.append(error)
+    if errors and not rendered:
+        raise errors[0]
+    if errors:
+        log.warning("prompts_fail_for_some", briefs=len(errors), error=str(errors[0]))
+
+
+def _first_of(briefs: BriefIndex, endless: bool) -> Iterator[Brief]:
     for position in range(min(len(briefs), CHECKED_BRIEFS)):
-        for agent in graph.agents:
-            check_prompts(agent, {"brief": briefs.brief(position)}, prompts)
+        try:
+            yield briefs.brief(position)
+        except BriefError:  # gone, or about to be: an endless run looks for it again
+            if not endless:
+                raise
 
 
 def _watched_briefs(config: Config, graph: LoadedGraph, path: Path) -> BriefWatch:
