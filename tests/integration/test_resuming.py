@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -344,6 +345,52 @@ async def test_its_brief_may_be_gone(tmp_path: Path) -> None:
     (tmp_path / "briefs.jsonl").write_text(json.dumps({"id": "b1", "topic": "Sums"}) + "\n")
     await project.play(Actor())
     assert [transcript.brief.id for transcript in project.transcripts()] == ["b0", "b1"]
+
+
+def spoil(project: Project, statement: str) -> None:
+    with closing(sqlite3.connect(project.run / "checkpoints.db")) as database:
+        assert database.execute(statement).rowcount == 1
+        database.commit()
+
+
+async def test_one_whose_checkpoint_cannot_be_read_is_begun_anew_and_keeps_no_other_from_going_on(
+    tmp_path: Path,
+) -> None:
+    wanted, _ = await undisturbed(tmp_path, briefs=2)
+    project, after = Project(folder=tmp_path / "p", briefs=2), Actor()
+    await project.play_until_killed(Actor(hangs=hangs_at("student", 0)))
+    spoil(project, "UPDATE checkpoints SET data = x'c1' WHERE written = (SELECT min(written) FROM checkpoints)")
+    with capture_logs() as logs:
+        await project.play(after)
+    assert [each["event"] for each in logs if each["log_level"] == "warning"] == ["checkpoint_unreadable"]
+    assert [without_times(transcript) for transcript in project.transcripts()] == wanted
+    assert len(after.of("tutor")) < 4
+
+
+async def test_a_journalled_reply_that_cannot_be_read_is_asked_for_again(tmp_path: Path) -> None:
+    project, after = Project(folder=tmp_path), Actor(never_fits)
+    await project.play_until_killed(Actor(never_fits, hangs_at("critic", 1)))
+    spoil(project, """UPDATE replies SET reply = '{"text": "x", "call": {"of another version": 1}}'""")
+    assert (await project.play(after)).counts == {"failed": {"wrong_shape": 1}}
+    assert len(after.of("critic")) == REPAIRS + 1 + 2
+
+
+def scribbling() -> StateGraph[Dialogue, Cast]:
+    async def scribble(state: Dialogue, runtime: Runtime[Cast]) -> Any:
+        return {"attempts": [{"text": "no Attempt"}], "reviews": [{"verdict": "no Review"}]}
+
+    graph = StateGraph(Dialogue, context_schema=Cast)
+    graph.add_node("tutor", speak(tutor))
+    graph.add_node("scribble", scribble)
+    graph.add_edge(START, "tutor")
+    graph.add_edge("tutor", "scribble")
+    graph.add_edge("scribble", END)
+    return graph
+
+
+async def test_what_a_node_of_ones_own_leaves_under_review_fails_its_dialogue_alone(tmp_path: Path) -> None:
+    project = Project(folder=tmp_path, graph=scribbling, briefs=2)
+    assert (await project.play(Actor())).count("failed") == 2
 
 
 def talk(*, messages: int) -> StateGraph[Dialogue, Cast]:

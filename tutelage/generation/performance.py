@@ -1,5 +1,6 @@
 """Plays one dialogue: from its brief, or from where an earlier start of the run left it, to its transcript."""
 
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Step, Turn
+from tutelage.dialogue.view import brief_of
 from tutelage.errors import (
     AuthRefused,
     CallError,
@@ -44,6 +46,10 @@ _ENDS_ANY_RUN: Final = (EndpointUnreachable, AuthRefused, ModelNotServed, RunFol
 
 class Unanswered(Exception):
     """A graph asked something (`interrupt`), and nobody is there to answer."""
+
+
+class NothingLeft(Exception):
+    """Of a dialogue that was under way nothing can be read any more, and its brief is not at hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +115,11 @@ class Stage:
             RunFolderError: So is a run folder that cannot be written.
             UserError: And, if the run is not endless, a prompt that does not render.
             CallError: It failed in a way that may heal, and may be tried again from its last checkpoint.
+            NothingLeft: It is to be begun anew, with its brief.
         """
         entrance = await self._enter(owed, brief)
         witness, started = entrance.witness, entrance.started
-        brief = witness.dialogue["brief"]
+        brief = brief_of(witness.dialogue)
         try:
             await self._perform(owed.id, entrance, cast, control)
             outcome = outcome_of(self._graph.graph, witness.dialogue, cast.limits)
@@ -125,8 +132,8 @@ class Stage:
                 raise
             outcome = _failure(error)
             witness.add_misfits(error)
-        turns, unfinished = witness.dialogue.get("turns", []), witness.unfinished()
         try:
+            turns, unfinished = witness.dialogue.get("turns", []), witness.unfinished()
             transcript = self._transcript(owed, brief, started, outcome, turns, unfinished)
             return Played(transcript=transcript, line=transcript.as_line())
         except Exception as error:  # noqa: BLE001 - a node of the user's own left what is no turn, or no JSON
@@ -134,20 +141,35 @@ class Stage:
             return Played(transcript=transcript, line=transcript.as_line())
 
     async def _enter(self, owed: Owed, brief: Brief | None) -> "_Entrance":
-        if owed.begun and (found := await self._checkpoints.aget_tuple(_thread(owed.id))) is not None:
-            values = found.checkpoint["channel_values"]
-            # Before the first step is over, there is only what the graph was given.
-            state: Dialogue = values.get("__start__") or values  # type: ignore[assignment]
-            if state.get("retry", 0) == owed.retry:
-                started = datetime.fromisoformat(found.metadata["started"])  # type: ignore[typeddict-item]
-                return _Entrance(Witness(state, self._watch), started, begun=True)
-        if owed.id in self._checkpoints.threads:  # of a try that has failed
+        if owed.begun and (entrance := await self._found(owed)) is not None:
+            return entrance
+        if owed.id in self._checkpoints.threads:  # of a try that has failed, or of no use
             await self._checkpoints.adelete_thread(owed.id)
-        assert brief is not None
-        state = {"id": owed.id, "brief": brief, "turns": []}
+        if brief is None:
+            raise NothingLeft(owed.id)
+        state: Dialogue = {"id": owed.id, "brief": brief, "turns": []}
         if owed.retry:
             state["retry"] = owed.retry
         return _Entrance(Witness(state, self._watch), datetime.now(UTC), begun=False)
+
+    async def _found(self, owed: Owed) -> "_Entrance | None":
+        """Where an earlier start left it; None if that is another try of it, or cannot be read."""
+        try:
+            if (found := await self._checkpoints.aget_tuple(_thread(owed.id))) is None:
+                return None
+            values = found.checkpoint["channel_values"]
+            # Before the first step is over, there is only what the graph was given.
+            state: Dialogue = values.get("__start__") or values  # type: ignore[assignment]
+            started = datetime.fromisoformat(found.metadata["started"])  # type: ignore[typeddict-item]
+            brief_of(state)
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file, or another version's, makes of it
+            log.warning("checkpoint_unreadable", error=repr(error), note="its dialogue is begun anew")
+            return None
+        return (
+            _Entrance(Witness(state, self._watch), started, begun=True) if state.get("retry", 0) == owed.retry else None
+        )
 
     async def _perform(self, id_: str, entrance: "_Entrance", cast: Cast, control: RunControl) -> None:
         witness, limits = entrance.witness, cast.limits

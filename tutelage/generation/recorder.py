@@ -137,7 +137,10 @@ class Recorder:
     def remember_replies(self, dialogue: str) -> None:
         """Has the replies at hand that an earlier start journalled of a dialogue."""
         if kept := self.checkpoints.store.replies(dialogue):
-            self._replies[dialogue] = {key: _read_reply(reply) for key, reply in kept.items()}
+            try:
+                self._replies[dialogue] = {key: _read_reply(reply) for key, reply in kept.items()}
+            except (ValueError, KeyError, TypeError) as error:  # another version's
+                log.warning("replies_unreadable", error=repr(error), note="they are asked for again")
 
     def recall(self, dialogue: str, key: str) -> tuple[str, Call] | None:
         """A reply that did not fit, if it was journalled."""

@@ -23,7 +23,7 @@ from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
 from tutelage.errors import CallError, EndpointUnreachable, RunFolderError, ShapeError
 from tutelage.generation.ledger import Ledger
-from tutelage.generation.performance import Stage
+from tutelage.generation.performance import NothingLeft, Stage
 from tutelage.generation.recorder import Recorder
 from tutelage.generation.run_watch import RunWatch, Stopwatch
 from tutelage.generation.slots import Owed, Slots
@@ -254,6 +254,10 @@ class Run:
         with dialogue_span(owed.id, run=self._config.run, graph=self._graph) as span:
             try:
                 played = await self._stage.play(owed, brief, self._cast, control)
+            except NothingLeft:
+                span.ended(status="drained", reason="begun_anew")
+                self._slots.again()
+                return
             except EndpointUnreachable:
                 if not control.drain_requested:
                     raise
