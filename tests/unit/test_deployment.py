@@ -1,6 +1,7 @@
 """The files in docs/deploy fit the daemon that they start."""
 
 import configparser
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_one_pod_holds_the_run_folder(manifests: dict[str, Any]) -> None:
     spec = manifests["StatefulSet"]["spec"]
     assert spec["replicas"] == 1
     assert spec["volumeClaimTemplates"][0]["spec"]["accessModes"] == ["ReadWriteOncePod"]
+
+
+def test_the_pod_waits_for_its_first_briefs(pod: Any, tmp_path: Path) -> None:
+    command = [part.replace("/data", str(tmp_path)) for part in pod["initContainers"][0]["command"]]
+    waiting = subprocess.Popen(command)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+        (tmp_path / "briefs" / ".ready").touch()
+        assert waiting.wait(30) == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
 
 
 def test_the_unit_gives_a_drain_its_time(unit: configparser.SectionProxy) -> None:
