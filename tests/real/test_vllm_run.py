@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,13 @@ pytestmark = pytest.mark.vllm
 
 BRIEFS = Path(__file__).parents[2] / "examples" / "briefs" / "mathematics.jsonl"
 LESSONS = 8
+ROLES = {
+    # Drawn so, the tiny model gives either verdict about as often, and seldom falls into noise.
+    "tutor": {"adapter": "a", "max_tokens": 32},
+    "student": {"adapter": "b", "max_tokens": 24},
+    "critic": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 400},
+    "fact_checker": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 400},
+}
 ADAPTERS = {"tutor": "a", "student": "b", "critic": None, "fact_checker": None}
 
 
@@ -51,13 +60,7 @@ def lessons(vllm_server: VLLMServer, tmp_path_factory: pytest.TempPathFactory) -
         folder,
         vllm_server,
         graph="lesson",
-        # Drawn so, the tiny model gives either verdict about as often, and seldom falls into noise.
-        roles={
-            "tutor": {"adapter": "a", "max_tokens": 32},
-            "student": {"adapter": "b", "max_tokens": 24},
-            "critic": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 400},
-            "fact_checker": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 400},
-        },
+        roles=ROLES,
         limits={"messages": 6, "revisions": 2},
     )
     printed = tutelage("generate", config, "--out", folder / "run")
@@ -267,3 +270,46 @@ def test_a_graph_of_another_shape_runs_too(vllm_server: VLLMServer, tmp_path: Pa
         assert all(ruling.keys() == {"proponent_answer", "opponent_answer", "agreed"} for ruling in rulings)
         reason = "agreed" if rulings[-1]["agreed"] else "out_of_turns"
         assert transcript.outcome.reason == reason
+
+
+def test_killed_in_mid_dialogue_a_run_goes_on_behind_what_was_answered(vllm_server: VLLMServer, tmp_path: Path) -> None:
+    """Twice, by SIGKILL: each lesson is there once, and the server has answered hardly more than the lessons hold."""
+    config = write_config(
+        tmp_path,
+        vllm_server,
+        graph="lesson",
+        roles=ROLES,
+        limits={"messages": 6, "revisions": 2},
+    )
+    before, starts = answered(vllm_server), []
+    for kill in (1, 2):
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("tutelage"), "generate", config, "--out", tmp_path / "run"],
+            stderr=subprocess.DEVNULL,
+        )
+        starts.append(datetime.now(UTC))
+        deadline = time.monotonic() + 120
+        while answered(vllm_server) < before + kill * 2 * LESSONS and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    printed = tutelage("generate", config, "--out", tmp_path / "run")
+    assert printed.startswith(f"{LESSONS} of {LESSONS} dialogues completed")
+    transcripts = list(read_transcripts(tmp_path / "run"))
+    assert len({transcript.brief.id for transcript in transcripts}) == len(transcripts) == LESSONS
+    assert (
+        min(transcript.started for transcript in transcripts) < starts[1]
+    )  # begun before the first kill, and not anew
+    made_again = answered(vllm_server) - before - sum(transcript.usage.calls for transcript in transcripts)
+    assert 0 <= made_again <= len(starts) * LESSONS * 2  # of each lesson what was in flight: two reviews at most
+    with Prompts(tmp_path / "run") as prompts:
+        assert all(prompts.messages(call.prompt_sha256) for each in transcripts for call in each.calls())
+
+
+def answered(server: VLLMServer) -> int:
+    """How many requests the server has answered, by its own count."""
+    with urllib.request.urlopen(f"{server.url.removesuffix('/v1')}/metrics", timeout=30) as reply:
+        lines = reply.read().decode().splitlines()
+    counts = [line.rpartition(" ")[2] for line in lines if line.startswith("vllm:request_success_total")]
+    return int(sum(map(float, counts)))
