@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MADE   := $(VENV)/made-from-constraints
 
-.PHONY: help demo test test-vllm test-trainers check bench clean
+.PHONY: help demo test test-vllm test-trainers check bench torture soak clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -38,6 +38,13 @@ bench: $(MADE)  ## CPU per model call and turns per second beside a bare loop an
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.checkpoint_bytes
+
+torture: $(MADE)  ## Kill a run a hundred times, and show that nothing is lost, doubled or made again without need (about 5 min)
+	$(BIN)/python -m benchmarks.torture
+
+soak: $(MADE)  ## 200,000 dialogues through one process, with the curve of what it takes: soak.png (about 15 min)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.soak --picture soak.png
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .venv-vllm .venv-trainers build *.egg-info .mypy_cache .ruff_cache .pytest_cache
