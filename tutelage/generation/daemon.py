@@ -189,6 +189,7 @@ class Daemon:
             )
         finally:
             self._over = True
+            self._metrics.unwatch("set_aside", "bytes_on_disk")
             housekeeping.cancel()
             await asyncio.gather(housekeeping, return_exceptions=True)
         if self._draining:

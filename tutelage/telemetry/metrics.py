@@ -202,6 +202,11 @@ class Metrics:
         """Has values looked up at each scrape from now on; what is watched already is replaced."""
         self._watched.sources.update(gauges)
 
+    def unwatch(self, *gauges: str) -> None:
+        """Has values looked up no more: what they come from is about to be closed."""
+        for gauge in gauges:
+            self._watched.sources.pop(gauge, None)
+
     def render(self) -> bytes:
         """All of it in Prometheus's text format, `CONTENT_TYPE`."""
         return generate_latest(self._registry)
