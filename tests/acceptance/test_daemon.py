@@ -704,6 +704,31 @@ def test_systemd_is_told(project: Project, tmp_path: Path) -> None:
         assert daemon.wait() == 0
 
 
+def test_its_queue_is_what_is_owed_and_not_under_way(project: Project, endpoint: SimulatedEndpoint) -> None:
+    def numbers() -> tuple[float, float, float]:
+        values = {
+            family.name: family.samples[0].value
+            for family in text_string_to_metric_families(daemon.ask("/metrics")[1])
+            if family.samples
+        }
+        names = ("tutelage_completed_dialogues", "tutelage_under_way_dialogues", "tutelage_queue_dialogues")
+        return values[names[0]], values[names[1]], values[names[2]]
+
+    daemon = project.briefs(3).daemon()
+    daemon.until_idle(3)
+    assert numbers() == (3, 0, 0)
+    project.write(concurrency=2)
+    assert project.command("reload").returncode == 0
+    endpoint.configure(latency=Latency(first_token=60))
+    project.briefs(8)
+    daemon.until(lambda status: status["progress"]["under_way"] == 2)
+    assert numbers() == (3, 2, 3)
+    project.write(target={"dialogues": 6})
+    assert project.command("reload").returncode == 0
+    assert numbers() == (3, 2, 1)
+    daemon.process.kill()
+
+
 def test_metrics_over_tcp_parse_and_rise_and_tell_no_texts_and_no_keys(
     project: Project, endpoint: SimulatedEndpoint
 ) -> None:

@@ -189,7 +189,7 @@ class Daemon:
             )
         finally:
             self._over = True
-            self._metrics.unwatch("set_aside", "bytes_on_disk")
+            self._metrics.unwatch("owed", "set_aside", "bytes_on_disk")
             housekeeping.cancel()
             await asyncio.gather(housekeeping, return_exceptions=True)
         if self._draining:
@@ -453,7 +453,7 @@ class Daemon:
         self._metrics.watch(
             state=lambda: self._now()[0],
             under_way=lambda: tally.under_way,
-            owed=lambda: tally.left or 0,
+            owed=lambda: self._owed(session),
             completed=lambda: tally.done,
             target=lambda: tally.target or 0,
             set_aside=session.ledger.count_set_aside,
@@ -507,6 +507,14 @@ class Daemon:
             reasons = outcomes.setdefault(status, {})
             reasons[reason] = reasons.get(reason, 0) + count
         return outcomes
+
+    def _owed(self, session: Session) -> int:
+        """Dialogues that are not under way and yet to be made: by the target, or one for each brief."""
+        tally = session.watch.tally
+        left = tally.left
+        if left is None:
+            left = len(session.briefs) - sum(sum(reasons.values()) for reasons in self._outcomes(session).values())
+        return max(0, left - tally.under_way)
 
     def _note(self) -> str:
         state, reason = self._now()

@@ -53,7 +53,7 @@ class Gauges(TypedDict, total=False):
     set_aside: Callable[[], int]
     """Dialogues that failed again and again, and wait for a retry."""
     waiting: Callable[[], int]
-    """Calls that wait for an endpoint: all of a model's are down, or the call pauses before its next attempt."""
+    """Calls that wait for an endpoint: all of a model's are down."""
     in_flight: Callable[[], Mapping[str, int]]
     """Requests that are sent and not answered, by endpoint."""
     circuits: Callable[[], Mapping[str, str]]
