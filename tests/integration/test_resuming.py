@@ -533,6 +533,33 @@ async def test_a_retry_that_is_killed_goes_on_as_that_retry(tmp_path: Path) -> N
     assert project.transcripts()[0].attempt == 2
 
 
+async def test_what_is_to_be_retried_is_no_new_dialogue_where_new_ones_are_looked_for(tmp_path: Path) -> None:
+    """A retry that comes while the dialogue is just ending waits for the next start at the latest."""
+    project = Project(folder=tmp_path)
+    async with project.session(Actor(too_long)) as session:
+        await session.run.complete()
+        session.ledger.retry([entry.id for entry in session.ledger.set_aside()])
+        session.run.look_again()
+        await session.run.complete()
+    assert [transcript.attempt for transcript in project.transcripts()] == [1]
+    assert (await project.play(Actor())).counts == {"completed": {"out_of_turns": 1}}
+    lines = (project.run / "transcripts" / "00000.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["attempt"] for line in lines] == [1, 2]
+
+
+async def test_one_whose_transcript_cannot_be_read_keeps_no_other_from_being_retried(tmp_path: Path) -> None:
+    project = Project(folder=tmp_path, briefs=2)
+    await project.play(Actor(too_long))
+    transcripts = project.run / "transcripts" / "00000.jsonl"
+    content = transcripts.read_bytes()
+    transcripts.write_bytes(b"?" + content[1:])
+    with closing(project.ledger()) as ledger:
+        assert ledger.retry([entry.id for entry in ledger.set_aside()]) == 2
+    with capture_logs() as logs:
+        assert (await project.play(Actor())).count("completed") == 1
+    assert [each["event"] for each in logs if each["log_level"] == "error"] == ["retry_not_begun"]
+
+
 async def test_a_retry_that_waits_to_be_tried_again_is_not_begun_a_second_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_only_what_failed_is_retried_and_counted_once(ledger: Ledger) -> None:
     assert [each.id for each in ledger.set_aside()] == ["b"]
     assert ledger.count_set_aside() == 1
     assert ledger.known(["a", "b", "done", "unknown"]) == {"b", "done"}
+    assert ledger.finished(["a", "b", "done", "unknown"]) == {"a", "b", "done"}
 
 
 def test_a_retry_is_over_when_its_dialogue_is_finished_again(ledger: Ledger) -> None:

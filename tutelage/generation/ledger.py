@@ -104,15 +104,19 @@ class Ledger:
             for entry in entries:
                 self._insert(entry)
 
-    def known(self, ids: Sequence[str]) -> set[str]:
-        """Of some dialogues, those that are finished and not to be made again."""
+    def finished(self, ids: Sequence[str]) -> set[str]:
+        """Of some dialogues, those that have a transcript, whether or not they are to be made again."""
         # As JSON, for SQLite takes only so many values; in order, so that neighbours are found on the same page.
         rows = self._database.execute(
-            "SELECT dialogues.id FROM json_each(?) AS asked CROSS JOIN dialogues ON dialogues.id = asked.value "
-            "WHERE dialogues.id NOT IN (SELECT id FROM retries)",
+            "SELECT dialogues.id FROM json_each(?) AS asked CROSS JOIN dialogues ON dialogues.id = asked.value",
             (orjson.dumps(sorted(ids)).decode(),),
         )
         return {id_ for (id_,) in rows}
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Of some dialogues, those that are finished and not to be made again."""
+        finished = self.finished(ids)
+        return finished - {id_ for (id_,) in self._database.execute("SELECT id FROM retries")} if finished else finished
 
     def location(self, id_: str) -> Location:
         """Where the transcript of a finished dialogue stands.

@@ -133,7 +133,7 @@ class Run:
         for entry, retry in self._ledger.retries():
             if entry.id not in taken:
                 begun = entry.id in self._recorder.checkpoints.threads
-                self._first.insert(0, Owed(id=entry.id, brief=self._read_brief(entry.id), retry=retry, begun=begun))
+                self._first.insert(0, Owed(id=entry.id, retry=retry, begun=begun))
         self.wake()
 
     def pause(self) -> None:
@@ -244,7 +244,7 @@ class Run:
 
     async def _play(self, owed: Owed, control: RunControl) -> None:
         stopwatch = Stopwatch()
-        brief = owed.brief if owed.position is None else await self._brief_at(owed.position)
+        brief = await self._brief_of(owed)
         if brief is None and not owed.begun:
             return
         if brief is not None:
@@ -278,6 +278,18 @@ class Run:
         self.reasons[outcome.status, outcome.reason] += 1
         self._watch.dialogue_ended(outcome, stopwatch.lap())
 
+    async def _brief_of(self, owed: Owed) -> Brief | None:
+        """What it is about; None where that is gone, or stands in its checkpoint alone."""
+        if owed.position is not None:
+            return await self._brief_at(owed.position)
+        if owed.brief is not None or not owed.retry:
+            return owed.brief
+        try:
+            return self._read_brief(owed.id)
+        except (RunFolderError, OSError) as error:
+            log.error("retry_not_begun", error=str(error), note="what failed cannot be read any more")
+            return None
+
     def _put_down(self, owed: Owed, brief: Brief | None) -> None:
         """It was drained: if not the whole run is, others play it on."""
         if not self.draining:
@@ -307,7 +319,8 @@ class Run:
 
     def _known(self, ids: Sequence[str]) -> set[str]:
         taken = self._waiting() | self._under_way.keys()
-        return self._ledger.known(ids) | taken.intersection(ids)
+        # What is to be made again is no new dialogue: `retry` has it made, as another attempt.
+        return self._ledger.finished(ids) | taken.intersection(ids)
 
     def _waiting(self) -> set[str]:
         return {owed.id for owed in (*self._first, *self._moved, *(owed for *_, owed in self._later))}
