@@ -461,6 +461,7 @@ def test_endpoints_that_are_gone_for_a_while_are_waited_for(project: Project, en
         assert (code, said["ok"]) == (503, False)
         assert "no endpoint of m answers" in said["reason"]
         assert len(connections) - since < 30  # probes, and looks at the endpoint's metrics
+        assert re.search(r"m http://\S+ down for 1\d s ", project.command("status").stdout)
     endpoint.start()
     back = time.monotonic()
     daemon.until(lambda status: status["state"] == "running", 30)

@@ -37,7 +37,7 @@ def status(**changes: Any) -> Status:
         "progress": {"done": 1234, "target": 10_000, "under_way": 256, "at_once": 256, **SPEED},
         "outcomes": {"completed": {"out_of_turns": 34, "mastered": 1200}, "failed": {"context_exceeded": 3}},
         "set_aside": 3,
-        "set_aside_first": [{"id": "a1b2", "brief": "halves", "reason": "wrong_shape", "detail": "no JSON\nat all"}],
+        "set_aside_first": [{"id": "a1b2", "brief": "halves", "reason": "wrong_shape"}],
         "endpoints": [UP, DOWN],
         "waiting_calls": 12,
         "watermarks": [
@@ -64,7 +64,7 @@ def test_a_person_reads_a_fact_a_line() -> None:
         "  finished    1,234 completed: mastered 1,200, out_of_turns 34",
         "              3 failed: context_exceeded 3",
         "  set aside   3, to be tried again by `tutelage retry runs/fractions`",
-        "              a1b2 of brief halves: wrong_shape no JSON at all",
+        "              a1b2 of brief halves: wrong_shape",
         "              and 2 more",
         "  endpoints   large http://gpu-1:8000/v1 up · 128 in flight · 3 in its queue",
         "              large http://gpu-2:8000/v1 down for 5 min · 0 in flight · 7 failures, the last no_answer",

@@ -5,16 +5,14 @@ The customs are procrastinate's and systemd's: SIGTERM drains, a second signal e
 
 import asyncio
 import os
-import resource
 import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,18 +29,9 @@ from tutelage.generation.notify import Notifier
 from tutelage.generation.progress import show_progress
 from tutelage.generation.run_folder import RunFolder
 from tutelage.generation.session import Means, Session, at_once, check_all_prompts, open_session, target_of
-from tutelage.generation.status import (
-    Disk,
-    EndpointStatus,
-    Progress,
-    Reload,
-    SetAside,
-    State,
-    Status,
-    Watermark,
-    status_line,
-)
-from tutelage.serving.endpoint_pool import EndpointPool, ReplicaState
+from tutelage.generation.standing import Standing, is_lost
+from tutelage.generation.status import Reload, Status, status_line
+from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -57,7 +46,6 @@ MARGIN: Final = 30.0
 SHOW_CURSOR: Final = b"\x1b[?25h\n"
 TICK: Final = 1.0
 """Seconds between two looks at its own state."""
-GIB: Final = 2**30
 
 
 class Daemon:
@@ -88,14 +76,10 @@ class Daemon:
         self._callbacks = callbacks
         self._metrics = Metrics(run=self._config.run, graph=self._config.graph)
         self._notifier = Notifier.from_environment()
-        self._folder: Path
+        self._standing = Standing(self._config)
         self._session: Session | None = None
-        self._casting: Casting | None = None
-        self._admission: Admission | None = None
         self._casts = AsyncExitStack()
-        self._started = datetime.now(UTC)
-        self._state: State = "starting"
-        self._since = self._started
+        """The casts of reloads."""
         self._draining = False
         self._signals = 0
         self._life: asyncio.Task[Any] | None = None
@@ -103,14 +87,7 @@ class Daemon:
         self._beside: set[asyncio.Task[None]] = set()
         self._reload_wanted = False
         """Whether it was asked to reload before it had begun."""
-        self._over = False
-        """Whether its files are being closed, and nothing can be asked of them any more."""
         self._reload_lock = asyncio.Lock()
-        self._reloaded: Reload | None = None
-        self._counts: dict[str, dict[str, int]] = {}
-        """Of the dialogues that earlier starts finished, by status and reason."""
-        self._retrying = False
-        """Whether dialogues that are counted as failed may be made again."""
 
     async def serve(self) -> RunSummary | None:
         """Makes dialogues until the target is met or it is drained.
@@ -145,14 +122,14 @@ class Daemon:
             callbacks=self._callbacks,
             patience=float("inf"),
             endless=True,
-            held_by=lambda: self._admission.held_by() if self._admission else (),
+            held_by=self._standing.held_by,
             metrics=self._metrics,
             within=self._controlled,
         )
 
     @asynccontextmanager
     async def _controlled(self, folder: RunFolder) -> AsyncIterator[None]:
-        self._folder = folder.path
+        self._standing.folder = folder.path
         async with (
             ControlServer(self, folder.path, self._config.daemon),
             self._notifier.told(lambda: status_line(self.status()), self.live),
@@ -162,14 +139,13 @@ class Daemon:
     async def _begin(self, session: Session, stack: AsyncExitStack) -> None:
         admission = Admission(session.config.watermarks, session.folder.path, on_change=session.run.wake)
         self._watch_endpoints(admission, session.config, session.casting)
-        self._admission = await stack.enter_async_context(admission)
+        await stack.enter_async_context(admission)
         stack.push_async_callback(self._leave_casts)
-        self._casting = session.casting
-        self._counts, self._retrying = session.ledger.counts(), bool(session.ledger.retries())
-        self._watch_gauges(session)
         if self._progress:
-            shown = show_progress(session.watch.tally, name=session.config.run, note=self._note, every=REPORT)
-            await stack.enter_async_context(shown)
+            tally, note = session.watch.tally, self._standing.note
+            await stack.enter_async_context(show_progress(tally, name=session.config.run, note=note, every=REPORT))
+        self._standing.begin(session, admission)
+        self._standing.tell(self._metrics, session)
         self._session = session
         self._notifier.ready()
         log.info("daemon_ready", folder=str(session.folder.path), dialogues=session.watch.tally.done_before)
@@ -188,8 +164,7 @@ class Daemon:
                 "drain_cut_short", dialogues=session.watch.tally.under_way, note="their last step is made again"
             )
         finally:
-            self._over = True
-            self._metrics.unwatch("owed", "set_aside", "bytes_on_disk")
+            self._standing.end(self._metrics)
             housekeeping.cancel()
             await asyncio.gather(housekeeping, return_exceptions=True)
         if self._draining:
@@ -203,8 +178,8 @@ class Daemon:
         while True:
             await asyncio.sleep(TICK)
             session.watch.tally.sample()
-            self._note_state()
-            if self._draining and self._waiting() and not any(self._by_endpoint(lambda each: each.in_flight).values()):
+            self._standing.note_state()
+            if self._draining and self._standing.waiting_calls() and not self._standing.calls_in_flight():
                 self._cut_short()  # nothing is being answered any more, and what waits would wait for all of the grace
             if time.monotonic() >= look_at:
                 try:
@@ -238,7 +213,7 @@ class Daemon:
         """Comes to its end: what is under way stops behind its step, or is dropped when there is no more time."""
         if self._draining:
             return
-        self._draining = True
+        self._draining = self._standing.draining = True
         grace = self._config.daemon.grace
         log.info(
             "daemon_draining",
@@ -271,13 +246,13 @@ class Daemon:
             try:
                 changed = await self._take_up(session)
             except TutelageError as error:
-                self._reloaded = Reload(at=datetime.now(UTC), refused=str(error))
+                self._standing.reloaded = Reload(at=datetime.now(UTC), refused=str(error))
                 self._metrics.reloaded(refused=True)
                 log.warning("reload_refused", error=str(error))
                 raise error if isinstance(error, UserError) else ConfigError(str(error)) from error
             finally:
                 self._notifier.ready()
-            self._reloaded = Reload(at=datetime.now(UTC), changed=changed)
+            self._standing.reloaded = Reload(at=datetime.now(UTC), changed=changed)
             self._metrics.reloaded(refused=False)
             log.info("config_reloaded", changed=changed)
             return changed
@@ -293,7 +268,7 @@ class Daemon:
             raise RunFolderError(f"the ledger cannot be written just now: {error}; ask again") from error
         if ids and count < len(set(ids)):
             log.warning("retry_of_others", asked=len(set(ids)), retried=count, note="the others did not fail")
-        self._retrying = True
+        self._standing.retrying = True
         session.run.retry()
         return count
 
@@ -303,7 +278,7 @@ class Daemon:
 
     def ready(self) -> str | None:
         """None, or why it makes no dialogues now."""
-        state, reason = self._now()
+        state, reason = self._standing.state()
         return f"{state}: {reason}".rstrip(": ") if state in ("starting", "waiting", "draining") else None
 
     def metrics(self) -> bytes:
@@ -312,81 +287,7 @@ class Daemon:
 
     def status(self) -> Status:
         """How it stands."""
-        state, reason = self._note_state()
-        said = Status(
-            run=self._config.run,
-            graph=self._config.graph,
-            folder=str(self._folder),
-            pid=os.getpid(),
-            version=version("tutelage"),
-            at=datetime.now(UTC),
-            started=self._started,
-            state=state,
-            since=self._since,
-            reason=reason,
-            reload=self._reloaded,
-            memory=_resident(),
-        )
-        if self._session is None or self._over:
-            return said
-        return said.model_copy(update=self._particulars(self._session))
-
-    def _particulars(self, session: Session) -> dict[str, Any]:
-        tally, pools = session.watch.tally, self._pools()
-        aside = list(session.ledger.set_aside(10))
-        return {
-            "progress": Progress(
-                done=tally.done,
-                target=tally.target,
-                under_way=tally.under_way,
-                at_once=session.run.at_once,
-                tokens_per_second=round(tally.tokens_per_second, 1),
-                seconds_left=tally.seconds_left,
-            ),
-            "outcomes": self._outcomes(session),
-            "set_aside": session.ledger.count_set_aside(),
-            "set_aside_first": [SetAside(id=each.id, brief=each.brief, reason=each.reason) for each in aside],
-            "endpoints": [
-                EndpointStatus(
-                    model=model,
-                    url=replica.url,
-                    state=replica.state,
-                    in_flight=replica.in_flight,
-                    queue=self._queue(replica.url),
-                    failures=replica.failures,
-                    last_error=replica.last_error,
-                )
-                for model, pool in pools.items()
-                for replica in pool.replicas()
-            ],
-            "waiting_calls": self._waiting(),
-            "watermarks": list(self._watermarks()),
-            "disk": Disk(free=self._free(), used=session.bytes_on_disk()),
-        }
-
-    def _note_state(self) -> tuple[State, str]:
-        state, reason = self._now()
-        if state != self._state:
-            log.info("daemon_state_changed", state=state, **({"reason": reason} if reason else {}))
-            self._state, self._since = state, datetime.now(UTC)
-        return state, reason
-
-    def _now(self) -> tuple[State, str]:
-        session = self._session
-        if self._draining:
-            return "draining", ""
-        if session is None:
-            return "starting", ""
-        if (trouble := session.recorder.trouble) is not None:
-            return "waiting", f"the run folder cannot be written: {trouble}"
-        lost = [name for name, pool in self._pools().items() if _is_lost(pool)]
-        if lost:
-            return "waiting", f"no endpoint of {', '.join(lost)} answers"
-        if session.run.paused:
-            return "paused", ""
-        if held := self._admission.held_by() if self._admission else ():
-            return "held", ", ".join(held)
-        return ("running", "") if session.watch.tally.under_way else ("idle", "")
+        return self._standing.status()
 
     # How it does it.
 
@@ -396,7 +297,7 @@ class Daemon:
         return self._session
 
     def _refuse_if_ending(self) -> None:
-        if self._draining or self._over:
+        if self._draining or self._standing.over:
             raise RunFolderError("the daemon is coming to its end: start it again")
 
     def _cut_short(self) -> None:
@@ -426,12 +327,14 @@ class Daemon:
             self._refuse_if_ending()
             session.folder.rewrite(new)
             before, self._casts = self._casts, casts.pop_all()
-        pools, self._casting, self._config = self._pools(), casting, new
+        pools, admission = self._standing.pools(), self._standing.admission
+        self._config = self._standing.config = new
+        self._standing.casting = casting
         if session.watched_briefs is not None and "briefs" in changed:
             session.watched_briefs.follow(new.briefs)
-        if self._admission is not None:
-            self._admission.marks = new.watermarks
-            self._watch_endpoints(self._admission, new, casting)
+        if admission is not None:
+            admission.marks = new.watermarks
+            self._watch_endpoints(admission, new, casting)
         session.watch.tally.target = target_of(new, session.briefs, self._means())
         session.run.reconfigure(new)
         moved_on = session.run.recast(casting.cast, at_once(new, casting))
@@ -447,78 +350,6 @@ class Daemon:
     def _watch_endpoints(self, admission: Admission, config: Config, casting: Casting) -> None:
         keys = {name: config.models[name].secret() for name in casting.pools if name in config.models}
         admission.watch({name: pool.urls for name, pool in casting.pools.items()}, keys)
-
-    def _watch_gauges(self, session: Session) -> None:
-        tally = session.watch.tally
-        self._metrics.watch(
-            state=lambda: self._now()[0],
-            under_way=lambda: tally.under_way,
-            owed=lambda: self._owed(session),
-            completed=lambda: tally.done,
-            target=lambda: tally.target or 0,
-            set_aside=session.ledger.count_set_aside,
-            waiting=self._waiting,
-            in_flight=lambda: self._by_endpoint(lambda replica: replica.in_flight),
-            circuits=lambda: self._by_endpoint(lambda replica: replica.state),
-            held_by=lambda: self._admission.held_by() if self._admission else (),
-            bytes_on_disk=session.bytes_on_disk,
-            bytes_free=self._free,
-        )
-
-    def _pools(self) -> Mapping[str, EndpointPool]:
-        return self._casting.pools if self._casting is not None else {}
-
-    def _by_endpoint(self, of: Callable[[ReplicaState], Any]) -> dict[str, Any]:
-        return {replica.url: of(replica) for pool in self._pools().values() for replica in pool.replicas()}
-
-    def _waiting(self) -> int:
-        return sum(max((replica.waiting for replica in pool.replicas()), default=0) for pool in self._pools().values())
-
-    def _queue(self, url: str) -> int | None:
-        queue: int | None = (self._readings().get("waiting") or {}).get(url.removesuffix("/v1"))
-        return queue
-
-    def _readings(self) -> dict[str, Any]:
-        return self._admission.readings() if self._admission is not None else {}
-
-    def _free(self) -> int:
-        return int((self._readings().get("disk") or {}).get("free", 0))
-
-    def _watermarks(self) -> list[Watermark]:
-        marks, readings = self._config.watermarks, self._readings()
-        held = {holder.partition(":")[0] for holder in readings.get("held_by", ())}
-        waiting = [count for count in (readings.get("waiting") or {}).values() if count is not None]
-        now = {
-            "memory": (readings.get("memory") or {}).get("share"),
-            "disk": None if readings.get("disk") is None else readings["disk"]["free"] / GIB,
-            "waiting": max(waiting, default=None),
-        }
-        return [
-            Watermark(name=name, now=value, mark=getattr(marks, name), holds=name in held)
-            for name, value in now.items()
-            if value is not None
-        ]
-
-    def _outcomes(self, session: Session) -> dict[str, dict[str, int]]:
-        if self._retrying:
-            return session.ledger.counts()  # a scan, and so not always
-        outcomes = {status: dict(reasons) for status, reasons in self._counts.items()}
-        for (status, reason), count in session.run.reasons.items():
-            reasons = outcomes.setdefault(status, {})
-            reasons[reason] = reasons.get(reason, 0) + count
-        return outcomes
-
-    def _owed(self, session: Session) -> int:
-        """Dialogues that are not under way and yet to be made: by the target, or one for each brief."""
-        tally = session.watch.tally
-        left = tally.left
-        if left is None:
-            left = len(session.briefs) - sum(sum(reasons.values()) for reasons in self._outcomes(session).values())
-        return max(0, left - tally.under_way)
-
-    def _note(self) -> str:
-        state, reason = self._now()
-        return "" if self._over or state in ("running", "idle") else f"{state} {reason}".strip()
 
     @contextmanager
     def _signals_heard(self) -> Iterator[None]:
@@ -583,16 +414,12 @@ async def _close(casts: AsyncExitStack, pools: Collection[EndpointPool], when: a
     """Leaves the endpoints alone that nobody plays by any more; those of the start are the session's, but for their pools."""
     async with casts:
         while not when.is_set():
-            for pool in filter(_is_lost, pools):
+            for pool in filter(is_lost, pools):
                 await pool.aclose()  # what waits there moves on at once: it might wait for ever
             with suppress(TimeoutError):
                 await asyncio.wait_for(when.wait(), TICK)
         for pool in pools:
             await pool.aclose()
-
-
-def _is_lost(pool: EndpointPool) -> bool:
-    return all(replica.state != "closed" for replica in pool.replicas())
 
 
 def _changes(old: Config, new: Config) -> list[str]:
@@ -611,11 +438,3 @@ def _changes(old: Config, new: Config) -> list[str]:
             f"{'with another run folder' if fixed[0] in ('run', 'graph', 'seed') else 'again'}"
         )
     return changed
-
-
-def _resident() -> int | None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * resource.getpagesize()

@@ -4,6 +4,7 @@ A cgroup's own count holds the file cache, which the kernel frees before it lets
 days would seem to fill its container. So the cache is taken off, as `MemAvailable` does for the machine.
 """
 
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,15 @@ def memory_in_use(root: Path = Path("/")) -> MemoryUse | None:
     # What cgroups v1 has for no limit is far above what there is: of that a small share is in use.
     uses = [*_cgroups(root), *([] if machine is None else [machine])]
     return max(uses, key=lambda use: use.share, default=None)
+
+
+def resident_memory() -> int | None:
+    """Bytes that this process holds; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * resource.getpagesize()
 
 
 def _machine(root: Path) -> MemoryUse | None:

@@ -60,7 +60,6 @@ class SetAside(Part):
     brief: str
     reason: str
     """As a transcript's `outcome.reason`."""
-    detail: str = ""
 
 
 class EndpointStatus(Part):
@@ -72,6 +71,7 @@ class EndpointStatus(Part):
     state: CircuitState
     """Of its circuit breaker. open: nothing is sent to it; half_open: a few requests, to see whether it is back."""
     since: datetime | None = None
+    """Since when it is lost."""
     in_flight: int = 0
     """Requests that it has not answered yet."""
     queue: int | None = None
@@ -216,7 +216,7 @@ def _facts(status: Status) -> Iterator[tuple[str, list[Text]]]:
         yield "finished", [one_line(line) for line in _outcomes(status.outcomes)]
     if status.set_aside:
         more = status.set_aside - len(status.set_aside_first)
-        shown = [f"{each.id} of brief {each.brief}: {each.reason} {each.detail}" for each in status.set_aside_first]
+        shown = [f"{each.id} of brief {each.brief}: {each.reason}" for each in status.set_aside_first]
         head = f"{status.set_aside:,}, to be tried again by `tutelage retry {status.folder}`"
         yield (
             "set aside",

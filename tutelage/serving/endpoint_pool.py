@@ -89,6 +89,8 @@ class ReplicaState:
     """Faults since the pool was made."""
     last_error: str | None
     """The kind of the last one: `no_answer`, `bad_reply`, `http_503`."""
+    lost_at: float | None = None
+    """When its circuit opened, on the monotonic clock; None while it is closed."""
 
 
 class EndpointPool:
@@ -186,6 +188,7 @@ class EndpointPool:
                 waiting=waiting,
                 failures=replica.faults,
                 last_error=replica.last_error,
+                lost_at=None if replica.circuit.state == "closed" else replica.circuit.lost_at,
             )
             for replica in self._replicas
         )
