@@ -220,6 +220,16 @@ async def test_a_thread_that_waits_is_told_the_error() -> None:
         await asyncio.to_thread(writer.put_and_wait, 1)
 
 
+async def test_whoever_counts_commits_and_fails_keeps_nobody_waiting_for_ever() -> None:
+    def fails(seconds: float, orders: int) -> None:
+        raise ValueError("no such label")
+
+    with writing(Disk(), on_commit=fails) as writer:
+        for order in (1, 2):
+            with pytest.raises(RunFolderError, match="no such label"):
+                await asyncio.wait_for(writer.put(order), 5)
+
+
 async def test_each_commit_is_told_with_its_time_and_size() -> None:
     told: list[tuple[float, int]] = []
     with writing(Disk(), gather=0.05, on_commit=lambda seconds, orders: told.append((seconds, orders))) as writer:

@@ -120,7 +120,10 @@ class GroupCommit(Generic[Order]):
             more = None not in entries
             batch = [entry for entry in entries if entry is not None]
             if batch and self._broken is None:
-                self._broken = self._insist([entry.order for entry in batch])
+                try:
+                    self._broken = self._insist([entry.order for entry in batch])
+                except Exception as error:  # noqa: BLE001 - without this thread, all who wait would wait for ever
+                    self._broken = RunFolderError(f"what was written could not be noted: {error!r}")
             _tell_all(batch, self._broken)
 
     def _insist(self, orders: Sequence[Order]) -> RunFolderError | None:
