@@ -86,7 +86,7 @@ class EndpointUnreachable(CallError):
 
 
 class EndpointFailed(CallError):
-    """The endpoint answered other requests meanwhile, but never this one, after all retries."""
+    """The endpoint is there, but never answered this request, after all retries."""
 
     reason = "endpoint_failed"
     may_heal = True

@@ -1,6 +1,7 @@
 """The pool when endpoints die, hang, flap and come back: simulated endpoints in processes of their own, really killed."""
 
 import asyncio
+import math
 import socket
 import threading
 import time
@@ -305,6 +306,22 @@ async def test_under_a_tenth_of_faults_every_call_completes(fault: Fault) -> Non
         struck = endpoint.faults()[0]["struck"]
         assert 15 <= struck <= 60
         assert endpoint.stats()["requests"] == 300 + struck, "each fault costs one more request"
+
+
+async def test_a_lone_request_that_is_always_answered_with_errors_is_given_up_also_where_patience_has_no_end() -> None:
+    """Otherwise the last dialogue of a daemon, if it is one that a server stumbles over, would keep it for ever."""
+    with SimulatedEndpoint() as endpoint:
+        endpoint.inject(Fault(kind="status", status=500, requests="shaped"))
+        async with EndpointPool(endpoint.url, retries=2, patience=math.inf) as pool:
+            with pytest.raises(EndpointFailed, match="asked for nothing else"):
+                await asyncio.wait_for(pool.post(CHAT, SHAPED, key="k"), 20)
+
+
+async def test_a_lone_request_to_a_server_that_is_full_waits() -> None:
+    with SimulatedEndpoint() as endpoint:
+        endpoint.inject(Fault(kind="status", status=429, times=8))
+        async with EndpointPool(endpoint.url, retries=2, patience=math.inf) as pool:
+            await asyncio.wait_for(pool.post(CHAT, SHAPED, key="k"), 20)
 
 
 # --- retries add up and do not multiply -----------------------------------------------------------------------------

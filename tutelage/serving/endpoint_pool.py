@@ -31,7 +31,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if
 from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable, ModelNotServed
 from tutelage.serving.circuit import CircuitState, WaitingRoom
 from tutelage.serving.refusals import can_heal, refusal, words
-from tutelage.serving.replica import Fault, Replica
+from tutelage.serving.replica import FULL, Fault, Replica
 
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
@@ -212,8 +212,8 @@ class EndpointPool:
 
         Raises:
             EndpointRefused: In one of its kinds: the request would be refused again.
-            EndpointFailed: Other requests were answered meanwhile, this one had transient faults until the retries were
-                used up.
+            EndpointFailed: This one had transient faults until the retries were used up, and other requests were answered
+                meanwhile; or there were none, and after twice the retries it was still answered with errors.
             EndpointUnreachable: No replica answered anything, until patience was over.
         """
         request = _Request("POST", path, self._timeout, body, key, request_id)
@@ -323,7 +323,13 @@ class EndpointPool:
             return await retrying(attempt)
         except Fault:
             self._remember(request.key)
-        raise EndpointFailed(f"other requests were answered meanwhile, but not this one: {_unreachable(request)}")
+        alone = request.heard > 1 and self._answered() == answered
+        meanwhile = (
+            "the endpoint answers with errors, and was asked for nothing else"
+            if alone
+            else "other requests were answered meanwhile, but not this one"
+        )
+        raise EndpointFailed(f"{meanwhile}: {_unreachable(request)}")
 
     def _remember(self, key: str | None) -> None:
         """Notes that the last request of a key failed for good."""
@@ -342,6 +348,8 @@ class EndpointPool:
             return False
         if failed_before or self._answered() > answered:
             return True
+        if request.heard >= 2 * attempts and request.is_refused_with_errors:
+            return True  # the server is there; with nobody else to ask it, this request would be tried for ever
         # Nothing else was answered either, so it is not this request's fault: it waits, and the others with it.
         for replica in self._replicas:
             self._lose(replica)
@@ -593,6 +601,11 @@ class _Request:
     def heard(self) -> int:
         """Attempts at which somebody listened. The others asked nothing, and their replica's circuit is open since."""
         return sum(not fault.refused for faults in self.faults.values() for fault in faults)
+
+    @property
+    def is_refused_with_errors(self) -> bool:
+        """Whether each attempt was answered, with an error that says neither that the server is gone nor that it is full."""
+        return not any(fault.is_loss or fault.status in FULL for faults in self.faults.values() for fault in faults)
 
     def add(self, fault: Fault, replica: Replica) -> None:
         fault.url, self.last = replica.url, fault
