@@ -129,7 +129,8 @@ class Stored:
 class _Rows:
     """What is in the database of one thread's namespace, so that what it replaces need not be looked up."""
 
-    id: str | None = None
+    written: int | None = None
+    """The row of its checkpoint."""
     channels: dict[str, Version] = field(default_factory=dict)
     writes: bool = False
 
@@ -217,7 +218,7 @@ class CheckpointStore:
         for (written,) in self._read(f"SELECT written FROM checkpoints{where} ORDER BY written DESC", *given.values()):
             with self._snapshot():
                 stored = self._stored(written, serde)
-            if stored is not None:
+            if stored is not None and id_ in (None, stored.id):  # another may have taken its place since
                 yield stored
 
     def replies(self, thread: str) -> dict[str, bytes]:
@@ -252,35 +253,52 @@ class CheckpointStore:
         values = put.checkpoint["channel_values"]
         small = {name: value for name, value in values.items() if _is_small(value)}
         type_, data = self._serde.dumps_typed({**put.checkpoint, "channel_values": small, "metadata": put.metadata})
-        before = self._rows(thread, ns) if self._keep == "latest" else None
-        self._writer.execute(_PUT, (thread, ns, id_, put.parent, type_, data))
+        row = (id_, put.parent, type_, data)
         large = {name: version for name, version in put.changed.items() if name in values and name not in small}
-        self._writer.executemany(
-            "INSERT OR REPLACE INTO channels VALUES (?, ?, ?, ?, ?, ?)",
-            [(thread, ns, name, version, *self._serde.dumps_typed(values[name])) for name, version in large.items()],
-        )
-        if before is not None:
-            self._drop_what_it_replaces(put, large, before)
+        if self._keep == "latest":
+            self._replace(put, row, large)
+        else:
+            self._writer.execute(_PUT, (thread, ns, *row))
+            self._insert_channels(put, large)
         self.threads.add(thread)
 
-    def _drop_what_it_replaces(self, put: Put, large: dict[str, Version], rows: _Rows) -> None:
-        thread, ns, id_ = put.thread, put.ns, put.checkpoint["id"]
-        if rows.id not in (None, id_):
+    def _insert_channels(self, put: Put, large: dict[str, Version]) -> None:
+        values = put.checkpoint["channel_values"]
+        self._writer.executemany(
+            "INSERT OR REPLACE INTO channels VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (put.thread, put.ns, name, version, *self._serde.dumps_typed(values[name]))
+                for name, version in large.items()
+            ],
+        )
+
+    def _replace(self, put: Put, row: tuple[Any, ...], large: dict[str, Version]) -> None:
+        """Puts a checkpoint in the place of the one before: each row is written over, and none deleted but for good."""
+        thread, ns, values = put.thread, put.ns, put.checkpoint["channel_values"]
+        rows = self._rows(thread, ns)
+        if rows.written is None:
+            rows.written = self._writer.execute(_PUT, (thread, ns, *row)).lastrowid
+        else:
             self._writer.execute(
-                "DELETE FROM checkpoints WHERE thread = ? AND ns = ? AND id = ?", (thread, ns, rows.id)
+                "UPDATE checkpoints SET id = ?, parent = ?, type = ?, data = ? WHERE written = ?", (*row, rows.written)
             )
-        stale = [
-            (thread, ns, name, version)
-            for name, version in rows.channels.items()
-            if name in put.changed and version != large.get(name)
-        ]
-        if stale:
+        self._writer.executemany(
+            _REWRITE,
+            [
+                (version, *self._serde.dumps_typed(values[name]), thread, ns, name, rows.channels[name])
+                for name, version in large.items()
+                if name in rows.channels
+            ],
+        )
+        self._insert_channels(put, {name: version for name, version in large.items() if name not in rows.channels})
+        if gone := [name for name in rows.channels if name in put.changed and name not in large]:
             self._writer.executemany(
-                "DELETE FROM channels WHERE thread = ? AND ns = ? AND channel = ? AND version = ?", stale
+                "DELETE FROM channels WHERE thread = ? AND ns = ? AND channel = ?",
+                [(thread, ns, name) for name in gone],
             )
         if rows.writes:
-            self._writer.execute("DELETE FROM writes WHERE thread = ? AND ns = ? AND id <> ?", (thread, ns, id_))
-        rows.id, rows.writes = id_, False
+            self._writer.execute("DELETE FROM writes WHERE thread = ? AND ns = ? AND id <> ?", (thread, ns, row[0]))
+        rows.writes = False
         rows.channels = {name: version for name, version in rows.channels.items() if name not in put.changed} | large
         if not ns:
             self._drop_subgraphs(thread)
@@ -355,8 +373,9 @@ class CheckpointStore:
     def _found_rows(self, thread: str) -> dict[str, _Rows]:
         """Of a thread of an earlier start, all namespaces: those of subgraphs may not be played again."""
         found: dict[str, _Rows] = {}
-        for ns, id_ in self._writer.execute("SELECT ns, id FROM checkpoints WHERE thread = ?", (thread,)):
-            found[ns] = _Rows(id=id_, writes=True)
+        rows = "SELECT ns, max(written) FROM checkpoints WHERE thread = ? GROUP BY ns"
+        for ns, written in self._writer.execute(rows, (thread,)):
+            found[ns] = _Rows(written=written, writes=True)
         for ns, name, version in self._writer.execute(
             "SELECT ns, channel, version FROM channels WHERE thread = ?", (thread,)
         ):
@@ -413,6 +432,9 @@ class CheckpointStore:
 _PUT: Final = (
     "INSERT INTO checkpoints (thread, ns, id, parent, type, data) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (thread, ns, id) DO UPDATE SET parent = excluded.parent, type = excluded.type, data = excluded.data"
+)
+_REWRITE: Final = (
+    "UPDATE channels SET version = ?, type = ?, value = ? WHERE thread = ? AND ns = ? AND channel = ? AND version = ?"
 )
 _BEFORE: Final = "written < coalesce((SELECT max(b.written) FROM checkpoints b WHERE b.id = ?), 0)"
 _KEEP_LATEST: Final = (

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
     BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
@@ -37,6 +38,7 @@ from tutelage.generation.checkpoint_store import (
 )
 from tutelage.generation.group_commit import GroupCommit
 
+NOTHING: Final = Forget(threads=())
 GATHER: Final = 0.01
 """Seconds that a commit waits for more dialogues to join it."""
 
@@ -108,6 +110,7 @@ class CheckpointSaver(BaseCheckpointSaver[int], AbstractContextManager["Checkpoi
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """A checkpoint, by the id in the config, or the latest one."""
+        self.writer.put_and_wait(NOTHING)  # what was handed in before is seen
         thread, ns = _thread(config)
         stored = self.store.latest(thread, ns, get_checkpoint_id(config), self.serde)
         return None if stored is None else _as_tuple(stored)
@@ -133,6 +136,7 @@ class CheckpointSaver(BaseCheckpointSaver[int], AbstractContextManager["Checkpoi
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Checkpoints, newest first; `filter` is on their metadata."""
+        self.writer.put_and_wait(NOTHING)
         asked = config["configurable"] if config else {}
         wanted = (filter or {}).items()
         for stored in self.store.find(
@@ -175,8 +179,16 @@ class CheckpointSaver(BaseCheckpointSaver[int], AbstractContextManager["Checkpoi
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Saves what a task has written while others of its step still work."""
-        await self.writer.put(_put_writes(config, writes, task_id, task_path))
+        """Saves what a task has written while others of its step still work.
+
+        It comes to disk with the next commit, before any checkpoint that follows; only what ends a graph for now, as an
+        interrupt or an error does, is waited for.
+        """
+        order = _put_writes(config, writes, task_id, task_path)
+        if any(channel in WRITES_IDX_MAP for channel, _ in writes):
+            await self.writer.put(order)
+        else:
+            self.writer.hand_in(order)
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
