@@ -794,3 +794,21 @@ def test_what_is_wrong_at_the_start_is_said_once_and_leaves_nothing_behind(
     assert "Traceback" not in daemon.err
     assert len([line for line in daemon.err.splitlines() if line.startswith("tutelage: ")]) == 1
     assert not project.run.exists()
+
+
+def test_a_key_that_is_refused_in_mid_run_is_waited_for(project: Project, endpoint: SimulatedEndpoint) -> None:
+    """Few requests come meanwhile, and a reload has it tried at once."""
+    endpoint.configure(latency=Latency(first_token=0.1))
+    daemon = project.briefs(6).daemon()
+    daemon.until(lambda _: len(endpoint.answers()) > 8)
+    endpoint.inject(Fault(kind="status", status=401))
+    status = daemon.until(lambda status: status["state"] == "waiting")
+    assert "401" in status["reason"]
+    asked = len(endpoint.requests())
+    time.sleep(2)
+    assert len(endpoint.requests()) - asked <= 8  # those that were in flight
+    assert daemon.process.poll() is None
+    endpoint.clear_faults()
+    daemon.send(signal.SIGHUP)
+    daemon.until_idle(6)
+    assert all(transcript.outcome.status == "completed" for transcript in project.transcripts())

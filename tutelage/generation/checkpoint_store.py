@@ -155,13 +155,12 @@ class CheckpointStore:
             self._writer = _open(path)
             self._writer.executescript(_SCHEMA)
             self._reader = _open(path)
+            threads = self._writer.execute("SELECT DISTINCT thread FROM checkpoints").fetchall()
         except sqlite3.Error as error:
             raise RunFolderError(
                 f"the checkpoints {path} cannot be opened: {error}. Move the file away to begin what was under way anew"
             ) from error
-        self.threads: set[str] = {
-            thread for (thread,) in self._writer.execute("SELECT DISTINCT thread FROM checkpoints")
-        }
+        self.threads: set[str] = {thread for (thread,) in threads}
         """Those that have a checkpoint. (Who asks for another one need not wait for the disk.)"""
         self._known: dict[str, dict[str, _Rows]] = {}
         """By thread and namespace."""

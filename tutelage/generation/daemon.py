@@ -44,6 +44,8 @@ REPORT: Final = 60.0
 MARGIN: Final = 30.0
 """Seconds that the end takes beyond `daemon.grace` at most: what is written is still to be synced."""
 SHOW_CURSOR: Final = b"\x1b[?25h\n"
+STUCK: Final = 3
+"""Ticks without a call in flight after which a drain is over."""
 TICK: Final = 1.0
 """Seconds between two looks at its own state."""
 
@@ -175,12 +177,15 @@ class Daemon:
     async def _keep_house(self, session: Session) -> None:
         """What is to be done now and then, whatever else happens."""
         look_at = time.monotonic() + self._config.daemon.poll
+        stuck = 0
         while True:
             await asyncio.sleep(TICK)
             session.watch.tally.sample()
             self._standing.note_state()
-            if self._draining and self._standing.waiting_calls() and not self._standing.calls_in_flight():
-                self._cut_short()  # nothing is being answered any more, and what waits would wait for all of the grace
+            nothing_moves = self._standing.waiting_calls() and not self._standing.calls_in_flight()
+            stuck = stuck + 1 if self._draining and nothing_moves else 0
+            if stuck == STUCK:
+                self._cut_short()  # what waits for an endpoint that is gone would wait for all of the grace
             if time.monotonic() >= look_at:
                 try:
                     await self._look_for_briefs(session)

@@ -1,7 +1,8 @@
 """What is done and what is under way: an index in SQLite over a run's transcripts.
 
 The transcripts are the truth. The ledger is made from them again if it is lost, and catches up with them on opening,
-reading only what was appended since. Dialogues that were under way when a process ended are owed again.
+reading only what was appended since. What was asked to be retried stands here alone. Dialogues that were under way when a
+process ended are owed again.
 """
 
 import sqlite3
@@ -87,6 +88,7 @@ class Ledger:
             # The recorder's thread has a connection of its own, and the event loop this one.
             self._database = _open(path)
             self._database.execute("PRAGMA busy_timeout = 1000")  # while the event loop waits, nothing else goes on
+            self._database.execute("PRAGMA synchronous = FULL")  # it writes retries, which no transcript knows of
         except sqlite3.Error as error:
             raise RunFolderError(f"the ledger {path} cannot be used: {error}") from error
 

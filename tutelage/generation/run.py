@@ -21,7 +21,7 @@ from tutelage.briefs.sources import BriefIndex
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
-from tutelage.errors import CallError, EndpointUnreachable, RunFolderError, ShapeError
+from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, RunFolderError, ShapeError
 from tutelage.generation.ledger import Ledger
 from tutelage.generation.performance import NothingLeft, Stage
 from tutelage.generation.recorder import Recorder
@@ -31,6 +31,8 @@ from tutelage.telemetry.traces import dialogue_span
 
 log = structlog.get_logger()
 
+REFUSED_AGAIN: Final = 60.0
+"""Seconds until a daemon tries an endpoint again that has refused a key or a model."""
 LEDGER_AGAIN: Final = 2.0
 """Seconds until a ledger that another process keeps locked is read again."""
 TRY_AGAIN: Final = (15.0, 60.0)
@@ -95,6 +97,10 @@ class Run:
         self._slots = Slots(config, briefs, self._known)
         self.paused = False
         self.draining = False
+        self.refusal: str | None = None
+        """Why no dialogue goes on, where an endpoint refuses them all."""
+        self._refused_until = 0.0
+        self._look_for_retries = False
         self.reasons: Counter[tuple[str, str]] = Counter()
         """Of the dialogues that this start finished, by (status, reason)."""
         self.recast(cast, at_once)
@@ -110,6 +116,7 @@ class Run:
         self.at_once = at_once
         for control in self._under_way.values():
             control.request_drain("recast")
+        self.refusal, self._refused_until = None, 0.0
         moved_on = asyncio.Event()
         self._moving.append((set(self._under_way), moved_on))
         self._notice_who_moved_on()
@@ -129,9 +136,11 @@ class Run:
 
     def retry(self) -> None:
         """Makes the dialogues again that the ledger says are to be."""
-        taken = self._waiting() | self._under_way.keys()
+        waiting, self._look_for_retries = self._waiting(), False
         for entry, retry in self._ledger.retries():
-            if entry.id not in taken:
+            if entry.id in self._under_way:
+                self._look_for_retries = True  # it may be the one that has just failed: looked for again when it ends
+            elif entry.id not in waiting:
                 begun = entry.id in self._recorder.checkpoints.threads
                 self._first.insert(0, Owed(id=entry.id, retry=retry, begun=begun))
         self.wake()
@@ -191,6 +200,8 @@ class Run:
         """What to begin now; None if nothing, for now or for good."""
         if self.draining or len(self._under_way) >= self.at_once:
             return None
+        if time.monotonic() < self._refused_until:
+            return None
         if self._moved:
             return self._moved.pop()
         if self.paused or self._held_by():
@@ -240,6 +251,8 @@ class Run:
             self._tally.under_way -= 1
             self._recorder.leave(owed.id)
             self._notice_who_moved_on(owed.id)
+            if self._look_for_retries:
+                self.retry()
             self.wake()
 
     async def _play(self, owed: Owed, control: RunControl) -> None:
@@ -258,6 +271,13 @@ class Run:
                 span.ended(status="drained", reason="begun_anew")
                 self._slots.again()
                 return
+            except (AuthRefused, ModelNotServed) as error:
+                if not self._endless:
+                    raise
+                span.ended(status="drained", reason=error.reason)
+                self._wait_for_consent(error)
+                self._put_down(owed, brief)
+                return
             except EndpointUnreachable:
                 if not control.drain_requested:
                     raise
@@ -275,6 +295,7 @@ class Run:
             outcome = played.transcript.outcome
             span.ended(status=outcome.status, reason=outcome.reason)
         await self._recorder.finish(played.transcript, played.line)
+        self.refusal = None
         self.reasons[outcome.status, outcome.reason] += 1
         self._watch.dialogue_ended(outcome, stopwatch.lap())
 
@@ -294,6 +315,15 @@ class Run:
         """It was drained: if not the whole run is, others play it on."""
         if not self.draining:
             self._moved.append(replace(owed, position=None, brief=brief, begun=True))
+
+    def _wait_for_consent(self, error: CallError) -> None:
+        """An endpoint wants another key, or does not serve a model any more: for a daemon, something to wait for."""
+        if self.refusal is None:
+            note = "tried again every minute, and at once by a reload"
+            log.error("model_refused", reason=error.reason, error=str(error), note=note)
+        self.refusal = str(error)
+        self._refused_until = time.monotonic() + REFUSED_AGAIN
+        asyncio.get_running_loop().call_later(REFUSED_AGAIN, self.wake)
 
     def _try_later(self, owed: Owed, brief: Brief | None, error: CallError) -> None:
         pause = 0.0 if isinstance(error, ShapeError) else TRY_AGAIN[owed.tries]

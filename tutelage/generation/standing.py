@@ -109,6 +109,8 @@ class Standing:
         lost = [name for name, pool in self.pools().items() if is_lost(pool)]
         if lost:
             return "waiting", f"no endpoint of {', '.join(lost)} answers"
+        if session.run.refusal is not None:
+            return "waiting", session.run.refusal
         if session.run.paused:
             return "paused", ""
         if held := self.held_by():
