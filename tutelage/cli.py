@@ -362,7 +362,9 @@ def run_command(arguments: list[str]) -> int:
         print(f"tutelage: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("tutelage: interrupted. All but the calls under way is on disk; the same command goes on.", file=sys.stderr)
+        print(
+            "tutelage: interrupted. All but the calls under way is on disk; the same command goes on.", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         # Whoever read our output has had enough of it (`| head`); what is still buffered has nowhere to go.
