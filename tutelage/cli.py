@@ -147,8 +147,14 @@ def drain(run: str, *, wait: float | None = None) -> int:
     from tutelage.generation.run_folder import find_run
 
     client = ControlClient(find_run(run))
-    print(client.drain())
-    return 0 if wait is None or client.ended_within(wait) else 1
+    print(client.drain(), flush=True)
+    if wait is None:
+        return 0
+    if not client.ended_within(wait):
+        print(f"tutelage: it has not ended within {wait:g} s, and goes on draining", file=sys.stderr)
+        return 1
+    print("ended")
+    return 0
 
 
 @app.command

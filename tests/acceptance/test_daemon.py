@@ -374,7 +374,7 @@ def test_a_brief_that_a_prompt_does_not_render_for_fails_alone(project: Project)
     daemon.until_idle(2)
     prompt.write_text("You teach {{ brief.topic }}\n")
     assert project.command("reload").returncode == 0
-    assert project.command("retry").stdout == "1 dialogues are made again\n"
+    assert project.command("retry").stdout == "1 dialogue is made again\n"
     daemon.until_idle(3)
     daemon.end()
 

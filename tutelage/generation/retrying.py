@@ -29,10 +29,20 @@ def retry_set_aside(folder: Path, ids: Sequence[str]) -> str:
         RunFolderError: A process that is no daemon holds the run.
     """
     if (folder / control_socket.NAME).exists() and _answers(folder):
-        return f"{ControlClient(folder).retry(ids)} dialogues are made again"
+        return _said(ControlClient(folder).retry(ids), "made again", ids)
     with closing(lock(folder)), closing(Ledger(folder / "ledger.db", folder / "transcripts")) as ledger:
         count = ledger.retry(ids or [entry.id for entry in ledger.set_aside()])
-    return f"{count} dialogues are owed again: start the run to have them made"
+    return _said(count, "owed again, and made by the next start", ids)
+
+
+def _said(count: int, what: str, ids: Sequence[str]) -> str:
+    if not count and ids:
+        return "none of these: they have not failed, or are to be made again already; --list has whole ids"
+    if not count:
+        return "nothing is set aside"
+    others = len(set(ids)) - count
+    left = f"; {others} of those named did not fail, or were asked for already" if others > 0 else ""
+    return f"{count} dialogue{' is' if count == 1 else 's are'} {what}{left}"
 
 
 def _answers(folder: Path) -> bool:
