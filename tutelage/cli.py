@@ -82,7 +82,7 @@ def daemon(config: Path, *, out: Annotated[Path | None, OUT] = None, verbose: bo
 
 @app.command
 def status(run: str, *, json: bool = False) -> int:
-    """Says how a daemon stands.
+    """Says how a daemon stands. `tutelage stats` counts what any run has done.
 
     Parameters
     ----------

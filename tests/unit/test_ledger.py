@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.generation.ledger import Entry, Ledger, read_set_aside
+from tutelage.generation.retrying import retry_set_aside
 from tutelage.transcripts.store import Location
 
 
@@ -121,3 +122,13 @@ def test_what_is_no_ledger_is_not_read_as_one(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.Error):
         read_set_aside(tmp_path / "ledger.db")
     assert not (tmp_path / "ledger.db").exists()
+
+
+def test_a_retry_says_what_came_of_it(ledger: Ledger, tmp_path: Path) -> None:
+    assert retry_set_aside(tmp_path, []) == "nothing is set aside"
+    ledger.finish([failed("a"), failed("b"), failed("c"), entry("done")])
+    assert retry_set_aside(tmp_path, ["done"]).startswith("none of these: they have not failed")
+    assert retry_set_aside(tmp_path, ["a"]) == "1 dialogue is owed again, and made by the next start"
+    said = retry_set_aside(tmp_path, ["b", "c", "done"])
+    assert said.startswith("2 dialogues are owed again")
+    assert said.endswith("1 of those named did not fail, or were asked for already")
