@@ -162,9 +162,6 @@ class Daemon:
         except asyncio.CancelledError:
             if not self._draining or (self._life is not None and self._life.cancelling()):
                 raise
-            log.warning(
-                "drain_cut_short", dialogues=session.watch.tally.under_way, note="their last step is made again"
-            )
         finally:
             self._standing.end(self._metrics)
             housekeeping.cancel()
@@ -232,6 +229,7 @@ class Daemon:
                 self._life.cancel()
             return
         self._session.run.drain()
+        self._session.watch.tally.drained = True
         asyncio.get_running_loop().call_later(grace, self._cut_short)
 
     async def reload(self) -> list[str]:
@@ -306,8 +304,11 @@ class Daemon:
             raise RunFolderError("the daemon is coming to its end: start it again")
 
     def _cut_short(self) -> None:
-        if self._completing is not None:
-            self._completing.cancel()
+        if self._completing is None or self._completing.done() or self._session is None:
+            return
+        count = self._session.watch.tally.under_way
+        log.warning("drain_cut_short", dialogues=count, note="their last step is made again")
+        self._completing.cancel()
 
     async def _take_up(self, session: Session) -> list[str]:
         if not isinstance(self._source, Path | str):

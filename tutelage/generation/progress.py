@@ -31,7 +31,7 @@ SPEED_WINDOW: Final = 30.0
 ENDINGS_WINDOW: Final = 300.0
 """Seconds over which completed dialogues are counted, to guess the time left: they come far less often than tokens."""
 
-State = Literal["running", "finished", "interrupted", "failed"]
+State = Literal["running", "finished", "drained", "interrupted", "failed"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +42,8 @@ class Tally:
     """Completed dialogues that are wanted, those of earlier starts included; None if there is no end to them."""
     done_before: int = 0
     """Dialogues completed in earlier starts of the run."""
+    drained: bool = False
+    """Whether the run was told to come to its end, done or not."""
     completed: int = 0
     discarded: int = 0
     failed: int = 0
@@ -250,7 +252,7 @@ def _display(tally: Tally, name: str, note: Callable[[], str]) -> Iterator[None]
         tally.sample()
         live.refresh()
 
-    with live, _repeated(refresh, REFRESH), _ending(lambda state: setattr(display, "state", state)):
+    with live, _repeated(refresh, REFRESH), _ending(lambda state: setattr(display, "state", state), tally):
         yield
 
 
@@ -262,12 +264,12 @@ def _lines(tally: Tally, name: str, note: Callable[[], str], *, every: float) ->
         log.info("progress", run=name, state=state, **tally.numbers(), **said)
 
     report()
-    with _repeated(report, every), _ending(report):
+    with _repeated(report, every), _ending(report, tally):
         yield
 
 
 @contextmanager
-def _ending(say: Callable[[State], None]) -> Iterator[None]:
+def _ending(say: Callable[[State], None], tally: Tally) -> Iterator[None]:
     """Says how the block was left."""
     try:
         yield
@@ -277,7 +279,7 @@ def _ending(say: Callable[[State], None]) -> Iterator[None]:
     except BaseException:
         say("failed")
         raise
-    say("finished")
+    say("drained" if tally.drained else "finished")
 
 
 @contextmanager
