@@ -67,9 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if process.returncode or len(full) < 4:
         raise SystemExit(f"the run says too little: it ended with {process.returncode}, {len(full)} looks were of use")
     ratios = [(used - empty) / own for _, used, own in full]
-    halves = [
-        statistics.median(used for _, used, _ in half) for half in (full[: len(full) // 2], full[len(full) // 2 :])
-    ]
+    steady = ratios[len(ratios) // 4 :]  # by then some have ended, and others have begun
+    halves = [statistics.median(half) for half in (steady[: len(steady) // 2], steady[len(steady) // 2 :])]
     print(
         f"{options.dialogues} dialogues of {options.messages} turns, {options.concurrency} at once, {len(full)} looks"
     )
