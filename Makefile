@@ -16,7 +16,8 @@ demo: $(MADE)  ## Real dialogues with the embedded model, a transcript, an expor
 	$(BIN)/tutelage show demo latest
 	$(BIN)/tutelage stats demo
 	$(BIN)/tutelage export demo --format sft --out runs/demo/exports/sft --force
-	$(BIN)/tutelage export demo --format dpo --out runs/demo/exports/dpo --force
+	# A model this small judges by chance: in some runs it sends no draft back, and there are no pairs to export (2).
+	$(BIN)/tutelage export demo --format dpo --out runs/demo/exports/dpo --force || test $$? -eq 2
 
 test: $(MADE)  ## The tests: no GPU, no endpoint, no network but the package index
 	$(BIN)/python -P -m pytest -q
