@@ -198,9 +198,7 @@ class Run:
 
     async def _next(self) -> Owed | None:
         """What to begin now; None if nothing, for now or for good."""
-        if self.draining or len(self._under_way) >= self.at_once:
-            return None
-        if time.monotonic() < self._refused_until:
+        if self.draining or len(self._under_way) >= self.at_once or time.monotonic() < self._refused_until:
             return None
         if self._moved:
             return self._moved.pop()
@@ -234,11 +232,13 @@ class Run:
         return not self._endless or (target is not None and self._tally.done >= target)
 
     async def _wait(self) -> None:
-        seconds = None if not self._later else max(0.0, self._later[0][0] - time.monotonic())
-        if self.paused or len(self._under_way) >= self.at_once or self._held_by():
-            seconds = None  # whoever changes that calls `wake`
+        now, until = time.monotonic(), None
+        if now < self._refused_until:
+            until = self._refused_until
+        elif self._later and not (self.paused or len(self._under_way) >= self.at_once or self._held_by()):
+            until = self._later[0][0]  # where something keeps it from starting, whoever changes that calls `wake`
         try:
-            await asyncio.wait_for(self._wakened.wait(), seconds)
+            await asyncio.wait_for(self._wakened.wait(), None if until is None else max(0.0, until - now))
         except TimeoutError:
             pass
 
@@ -323,7 +323,6 @@ class Run:
             log.error("model_refused", reason=error.reason, error=str(error), note=note)
         self.refusal = str(error)
         self._refused_until = time.monotonic() + REFUSED_AGAIN
-        asyncio.get_running_loop().call_later(REFUSED_AGAIN, self.wake)
 
     def _try_later(self, owed: Owed, brief: Brief | None, error: CallError) -> None:
         pause = 0.0 if isinstance(error, ShapeError) else TRY_AGAIN[owed.tries]
