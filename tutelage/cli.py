@@ -9,11 +9,14 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from tutelage.errors import TutelageError
+
+if TYPE_CHECKING:
+    from tutelage.generation.control_client import ControlClient
 
 # Everything else is imported where it is used: `--help` answers at once.
 
@@ -91,11 +94,9 @@ def status(run: str, *, json: bool = False) -> int:
     json
         Print JSON.
     """
-    from tutelage.generation.control_client import ControlClient
-    from tutelage.generation.run_folder import find_run
     from tutelage.generation.status import as_json, render_status
 
-    said = ControlClient(find_run(run)).status()
+    said = _client(run).status()
     print(as_json(said) if json else render_status(said))
     return 0
 
@@ -109,10 +110,7 @@ def pause(run: str) -> int:
     run
         A run folder, or the name of one under runs/.
     """
-    from tutelage.generation.control_client import ControlClient
-    from tutelage.generation.run_folder import find_run
-
-    print(ControlClient(find_run(run)).pause())
+    print(_client(run).pause())
     return 0
 
 
@@ -125,10 +123,7 @@ def resume(run: str) -> int:
     run
         A run folder, or the name of one under runs/.
     """
-    from tutelage.generation.control_client import ControlClient
-    from tutelage.generation.run_folder import find_run
-
-    print(ControlClient(find_run(run)).resume())
+    print(_client(run).resume())
     return 0
 
 
@@ -143,10 +138,7 @@ def drain(run: str, *, wait: float | None = None) -> int:
     wait
         Seconds to wait for its end; exit code 1 if it takes longer.
     """
-    from tutelage.generation.control_client import ControlClient
-    from tutelage.generation.run_folder import find_run
-
-    client = ControlClient(find_run(run))
+    client = _client(run)
     print(client.drain(), flush=True)
     if wait is None:
         return 0
@@ -166,10 +158,7 @@ def reload(run: str) -> int:
     run
         A run folder, or the name of one under runs/.
     """
-    from tutelage.generation.control_client import ControlClient
-    from tutelage.generation.run_folder import find_run
-
-    changed = ControlClient(find_run(run)).reload()
+    changed = _client(run).reload()
     print(f"changed: {', '.join(changed)}" if changed else "nothing in the config has changed; prompts were read again")
     return 0
 
@@ -377,6 +366,13 @@ def run_command(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _client(run: str) -> "ControlClient":
+    from tutelage.generation.control_client import ControlClient
+    from tutelage.generation.run_folder import find_run
+
+    return ControlClient(find_run(run))
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:

@@ -562,10 +562,8 @@ def cpu_seconds(process: "subprocess.Popen[Any]") -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time is read from /proc")
-def test_held_back_with_a_dialogue_to_be_tried_again_it_does_not_spin(
-    project: Project, endpoint: SimulatedEndpoint
-) -> None:
+def held_with_dialogues_due(project: Project, endpoint: SimulatedEndpoint) -> Running:
+    """A daemon with four dialogues that are to be tried again at once, and that a watermark holds back."""
     endpoint.configure(latency=Latency(first_token=1.5))  # a watermark is looked at every two seconds
     endpoint.inject(Fault(kind="wrong_shape", requests="shaped"))
     daemon = project.briefs(4).daemon()
@@ -573,9 +571,21 @@ def test_held_back_with_a_dialogue_to_be_tried_again_it_does_not_spin(
     project.write(watermarks={"memory": 1, "disk": 1_000_000})
     project.command("reload")
     daemon.until(lambda status: status["state"] == "held" and status["progress"]["under_way"] == 0)
+    return daemon
+
+
+def assert_it_does_not_spin(daemon: Running) -> None:
     before, since = cpu_seconds(daemon.process), time.monotonic()
     time.sleep(4)
     assert cpu_seconds(daemon.process) - before < (time.monotonic() - since) / 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time is read from /proc")
+def test_held_back_with_a_dialogue_to_be_tried_again_it_does_not_spin(
+    project: Project, endpoint: SimulatedEndpoint
+) -> None:
+    daemon = held_with_dialogues_due(project, endpoint)
+    assert_it_does_not_spin(daemon)
     assert daemon.status()["set_aside"] == 0
     endpoint.clear_faults()
     endpoint.configure(latency=Latency())
@@ -583,6 +593,23 @@ def test_held_back_with_a_dialogue_to_be_tried_again_it_does_not_spin(
     project.command("reload")
     daemon.until_idle(4)
     daemon.end()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time is read from /proc")
+def test_refused_with_a_dialogue_to_be_tried_again_it_does_not_spin(
+    project: Project, endpoint: SimulatedEndpoint
+) -> None:
+    daemon = held_with_dialogues_due(project, endpoint)
+    endpoint.clear_faults()
+    endpoint.inject(Fault(kind="status", status=401))
+    project.write(watermarks={"memory": 1, "disk": 0}, concurrency=1)
+    project.command("reload")
+    daemon.until(lambda status: status["state"] == "waiting")
+    assert_it_does_not_spin(daemon)
+    endpoint.clear_faults()
+    endpoint.configure(latency=Latency())
+    project.command("reload")
+    daemon.until_idle(4)  # what refused it is logged as an error
 
 
 def test_with_a_target_and_no_brief_left_it_waits_for_some(project: Project) -> None:

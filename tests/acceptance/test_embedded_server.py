@@ -197,9 +197,16 @@ async def test_a_failed_start_says_why_from_the_log(tmp_path: Path) -> None:
 
 
 def _commands_of_children() -> list[str]:
-    threads = Path("/proc/self/task").iterdir()
-    children = [child for thread in threads for child in (thread / "children").read_text().split()]
-    return [Path(f"/proc/{child}/cmdline").read_text() for child in children]
+    children = [child for thread in Path("/proc/self/task").iterdir() for child in _read(thread / "children").split()]
+    return [_read(Path(f"/proc/{child}/cmdline")) for child in children]
+
+
+def _read(file: Path) -> str:
+    """Nothing of a thread or a process that ended while one looked."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the process under /proc")

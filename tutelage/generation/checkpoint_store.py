@@ -19,8 +19,6 @@ from tutelage.errors import RunFolderError
 
 Keep = Literal["latest", "all"]
 Version = str | int | float
-Typed = tuple[str, bytes]
-"""A serialised value: its encoding, and its bytes."""
 
 _SHORT: Final = 64
 """Characters of a text that is kept in the checkpoint's own row."""

@@ -98,8 +98,8 @@ class Daemon:
             What the run has come to; None if it was drained before it had begun.
 
         Raises:
-            UserError, EndpointUnreachable: As `generate` does at its start; later only if the folder, a key or the
-                models' names do not hold any more.
+            UserError, EndpointUnreachable: As `generate` does at its start; later only if the folder cannot be written
+                any more. A key or a model's name that an endpoint refuses later is waited for.
         """
         self._life = asyncio.current_task()
         started = time.monotonic()

@@ -76,7 +76,7 @@ class Ledger:
         except sqlite3.OperationalError as error:
             raise RunFolderError(f"the ledger {path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
-            # It holds nothing that the transcripts do not: made anew, it loses nothing.
+            # Its index is made anew from the transcripts; only how often a dialogue was tried is lost.
             log.warning("ledger_rebuilt", file=str(path), error=str(error))
             for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                 path.with_name(name).unlink(missing_ok=True)
