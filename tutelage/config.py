@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -41,21 +41,46 @@ class ServeConfig(Section):
     """`${NAME}` in its values is looked up when the servers are launched, and never written down."""
     args: list[str] = Field(default_factory=list)
     """Handed through to vLLM's server."""
+    gpus: tuple[str, ...] | None = None
+    """Which GPUs to divide among the replicas, as CUDA_VISIBLE_DEVICES names them; all there are, if not given."""
+    host: str = "127.0.0.1"
+    """Where the servers listen."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Of the first replica; the next ones follow. Free ones are found if it is not given."""
+    start_timeout: float = Field(default=1800, gt=0)
+    """Seconds until a server must have answered a request: loading a large model takes minutes."""
+    grace: float = Field(default=30, ge=0)
+    """Seconds that a server has to finish what it is answering when it is to end."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _as_names(cls, value: Any) -> Any:
+        return [str(each) for each in value] if isinstance(value, list) else value
 
 
 class ModelConfig(Section):
     """Where words come from: endpoints that serve one model, or servers to launch."""
 
     url: tuple[str, ...] = ()
-    """One endpoint, or a list: replicas of one model."""
+    """One endpoint, or a list: replicas of one model. `dns+http://vllm:8000/v1`: all addresses that the name has."""
     model: str | None = None
-    """The name under which the endpoints serve it."""
+    """The name under which the endpoints serve it; for `serve:` that of the model launched, if not given."""
     api_key: str | None = None
     """A reference to the environment: `${NAME}`."""
     timeout: float = Field(default=600, gt=0)
     """Seconds that one call may take."""
     patience: float = Field(default=600, ge=0)
     """Seconds that a run waits for a model of which no endpoint answers any more, before it stops. A daemon waits on."""
+    in_flight: int | None = Field(default=None, ge=1)
+    """Requests open at each endpoint at most. If not given, found out all the time from what vLLM says of its load."""
+    priority: bool | None = None
+    """Whether requests say how old their dialogue is, so that vLLM finishes first what began first. Its scheduler must
+    go by priority (`--scheduling-policy priority`); `serve:` has it so, and there it is on."""
+    isolate: bool = False
+    """Whether this run's prompts share no KV cache with anyone else's (vLLM's `cache_salt`)."""
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """LoRA adapters to load into the running servers that do not have them yet: by name, a folder as the servers see it.
+    vLLM must allow it (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)."""
     serve: ServeConfig | None = None
 
     @field_validator("url", mode="before")
@@ -67,7 +92,7 @@ class ModelConfig(Section):
     @classmethod
     def _http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            if not re.match(r"https?://[^/\s]+", url):
+            if not re.match(r"(dns\+)?https?://[^/\s]+", url):
                 raise ValueError(f"{url!r} is no URL of an endpoint: write it like http://gpu-1:8000/v1")
         return tuple(url.rstrip("/") for url in urls)
 
@@ -82,7 +107,14 @@ class ModelConfig(Section):
             raise ValueError("needs either `url:` (endpoints that run already) or `serve:` (servers to launch)")
         if self.url and not self.model:
             raise ValueError("needs `model:`, the name under which the endpoint serves it")
+        if self.serve and self.adapters:
+            raise ValueError("has `adapters:` beside `serve:`: write them under `serve:`, which launches with them")
         return self
+
+    @property
+    def name(self) -> str:
+        """The name under which it is asked for."""
+        return self.model or (self.serve.model if self.serve else "")
 
     def secret(self) -> SecretStr | None:
         """The API key, looked up in the environment now.
@@ -108,12 +140,20 @@ class RoleConfig(Section):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = Field(default=None, gt=0)
     stop: list[str] | None = None
+    logprobs: int | None = Field(default=None, ge=0)
+    """Keeps each token's log-probability, and those of so many alternatives to it, in the transcript."""
+    token_ids: bool = False
+    """Keeps the token ids of prompt and reply in the transcript, as vLLM gives them."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Anything else for the request's body, as the endpoint spells it."""
 
     def sampling(self) -> dict[str, Any]:
         """What goes into the request of each call."""
-        named = self.model_dump(exclude={"model", "adapter", "extra"}, exclude_none=True)
+        named = self.model_dump(exclude={"model", "adapter", "logprobs", "token_ids", "extra"}, exclude_none=True)
+        if self.logprobs is not None:
+            named |= {"logprobs": True, "top_logprobs": self.logprobs}
+        if self.token_ids:
+            named["return_token_ids"] = True
         return {**named, **self.extra}
 
 
@@ -135,6 +175,9 @@ class LimitsConfig(Section):
     """Drafts sent back for one turn."""
     tokens: int = Field(default=8192, ge=64)
     """Prompt and completion of one call together."""
+    outgrown: Literal["end", "drop", "summarise"] = "end"
+    """What happens to a dialogue whose next call would not fit `tokens`: it ends; or its oldest turns are no longer shown;
+    or they are shown as a summary that the speaker's model writes."""
 
 
 class TargetConfig(Section):
@@ -215,7 +258,7 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     target: TargetConfig = TargetConfig()
     concurrency: int = Field(default=256, ge=1)
-    """Dialogues under way at once."""
+    """Dialogues under way at once, at most: how many it is follows what the endpoints can take."""
     watermarks: WatermarksConfig = WatermarksConfig()
     daemon: DaemonConfig = DaemonConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

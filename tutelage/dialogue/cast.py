@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from langchain_core.language_models import BaseChatModel
 
@@ -23,6 +23,8 @@ class Limits:
     """Drafts sent back for one turn."""
     tokens: int = 8192
     """Prompt and completion of one call together."""
+    outgrown: Literal["end", "drop", "summarise"] = "end"
+    """What happens to a dialogue whose next call would not fit `tokens`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,10 @@ class Player:
     model: BaseChatModel
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Temperature and the like for this role; what is not here is the agent's own choice."""
+    priority: bool = False
+    """Whether its calls say how old their dialogue is, for an endpoint that answers the oldest first."""
+    adapter_sha256: str | None = None
+    """The hash of its adapter's weights, where they are known."""
 
 
 class Journal(Protocol):
