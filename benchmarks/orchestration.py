@@ -2,9 +2,10 @@
 
     python -m benchmarks.orchestration --rounds 5 --dialogues 60 --messages 8 --concurrency 64
 
-All competitors make the same dialogues, of the same calls, at a simulated endpoint that answers at once from a process
-of its own. Each plays in a fresh process; imports and a warm-up are not counted. They take turns, round by round, so
-that the machine's moods meet all of them; figures are medians over the rounds, and ratios are taken within a round.
+All competitors make the same dialogues, of the same calls, at a simulated endpoint that answers at once (or after
+`--latency` milliseconds) from a process of its own. Each plays in a fresh process; imports and a warm-up are not
+counted. They take turns, round by round, so that the machine's moods meet all of them; figures are medians over the
+rounds, and ratios are taken within a round.
 Exits with 1 if a bound is missed.
 """
 
@@ -30,7 +31,7 @@ from rich.table import Column, Table
 
 from benchmarks.competitor import COMPETITORS, Effort
 from benchmarks.lesson import Job, script_of, write_briefs
-from tutelage.testing import SimulatedEndpoint
+from tutelage.testing import Fault, SimulatedEndpoint
 
 MODEL: Final = "simulated"
 ACCEPT_RATE: Final = 0.85
@@ -48,6 +49,22 @@ LABELS: Final = {
     "loop": "asyncio loop on aiohttp, nothing saved",
     "usual": "LangGraph + ChatOpenAI + AsyncSqliteSaver",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all competitors of a round are set to do."""
+
+    only: Sequence[str]
+    """The competitors."""
+    dialogues: int
+    messages: int
+    """Public turns of a dialogue."""
+    concurrency: int
+    """Dialogues under way at once."""
+    event_loop: str
+    latency: float = 0.0
+    """Seconds that the endpoint takes for each answer, however many it is asked for at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,16 +124,33 @@ BOUNDS: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the rounds and prints the tables; 1 if a bound is missed, 2 if a competitor's packages are not there."""
     options = _options(arguments)
-    if "usual" in options.only and not (find_spec("langchain_openai") and find_spec("langgraph.checkpoint.sqlite")):
-        print(
-            "the usual stack is not installed: pip install -e '.[bench]', or leave it out with --only", file=sys.stderr
-        )
+    if is_missing(options.only):
         return 2
-    rounds = [_round(number, options) for number in range(options.rounds)]
+    setting = Setting(
+        only=options.only,
+        dialogues=options.dialogues,
+        messages=options.messages,
+        concurrency=options.concurrency,
+        event_loop=options.event_loop,
+        latency=options.latency / 1000,
+    )
+    rounds = [
+        play_round(number, setting, f"round {number + 1} of {options.rounds}") for number in range(options.rounds)
+    ]
     _print(rounds, options)
     if options.json is not None:
         options.json.write_bytes(orjson.dumps(_as_data(rounds, options), option=orjson.OPT_INDENT_2))
     return int(any(bound.applies(rounds) and bound.judge(rounds) == "missed" for bound in BOUNDS))
+
+
+def is_missing(only: Sequence[str]) -> bool:
+    """Whether the usual stack is asked for and its packages are not there, which is then said."""
+    missing = "usual" in only and not (find_spec("langchain_openai") and find_spec("langgraph.checkpoint.sqlite"))
+    if missing:
+        print(
+            "the usual stack is not installed: pip install -e '.[bench]', or leave it out with --only", file=sys.stderr
+        )
+    return missing
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -127,6 +161,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dialogues", type=int, default=60, help="of each competitor in each round")
     parser.add_argument("--messages", type=int, default=8, help="public turns of a dialogue; an even number")
     parser.add_argument("--concurrency", type=int, default=64, help="dialogues under way at once")
+    parser.add_argument("--latency", type=float, default=0, metavar="MS", help="milliseconds that each answer takes")
     parser.add_argument("--only", nargs="+", choices=COMPETITORS, default=list(COMPETITORS), help="leave others out")
     parser.add_argument("--event-loop", choices=("uvloop", "asyncio"), default="uvloop", help="of all competitors")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -136,16 +171,26 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _round(number: int, options: argparse.Namespace) -> Round:
-    """Each competitor once, against an endpoint of this round; another one begins in each round."""
-    start = number % len(options.only)
+def play_round(number: int, setting: Setting, what: str) -> Round:
+    """Each competitor once, against an endpoint of this round; another one begins in each round.
+
+    Args:
+        number: Of the round, from 0.
+        setting: What they are set to do.
+        what: Said on stderr before the name of the one that plays.
+
+    Raises:
+        SystemExit: They did not send the same prompts, or one of them failed.
+    """
+    start = number % len(setting.only)
     figures: Round = {}
     conversations: dict[str, str] = {}
-    with SimulatedEndpoint(model=MODEL, accept_rate=ACCEPT_RATE, keep_requests=1_000_000) as endpoint:
-        for name in [*options.only[start:], *options.only[:start]]:
-            print(f"round {number + 1} of {options.rounds}: {LABELS[name]}", file=sys.stderr)
+    late = [Fault(kind="slow", delay=setting.latency)] if setting.latency else []
+    with SimulatedEndpoint(model=MODEL, accept_rate=ACCEPT_RATE, keep_requests=1_000_000, faults=late) as endpoint:
+        for name in [*setting.only[start:], *setting.only[:start]]:
+            print(f"{what}: {LABELS[name]}", file=sys.stderr)
             with tempfile.TemporaryDirectory(prefix="tutelage-bench-") as folder:
-                figures[name] = _measure(name, endpoint, Path(folder), options)
+                figures[name] = _measure(name, endpoint, Path(folder), setting)
             conversations[name] = _fingerprint(endpoint)
     if len(set(conversations.values())) > 1:
         calls = {name: figures[name].calls for name in conversations}
@@ -153,13 +198,13 @@ def _round(number: int, options: argparse.Namespace) -> Round:
             f"the competitors did not send the same prompts (calls: {calls}), so they cannot be compared: has the lesson's "
             "graph, its prompts or a view changed? Then benchmarks/lesson.py must follow"
         )
-    return {name: figures[name] for name in options.only}
+    return {name: figures[name] for name in setting.only}
 
 
-def _measure(name: str, endpoint: SimulatedEndpoint, folder: Path, options: argparse.Namespace) -> Figures:
-    warm_up = _job(endpoint, folder / "warm-up", first=0, dialogues=WARM_UP, options=options)
-    job = _job(endpoint, folder / "measured", first=WARM_UP, dialogues=options.dialogues, options=options)
-    with _process(name, options.event_loop) as play:
+def _measure(name: str, endpoint: SimulatedEndpoint, folder: Path, setting: Setting) -> Figures:
+    warm_up = _job(endpoint, folder / "warm-up", first=0, dialogues=WARM_UP, setting=setting)
+    job = _job(endpoint, folder / "measured", first=WARM_UP, dialogues=setting.dialogues, setting=setting)
+    with _process(name, setting.event_loop) as play:
         play(warm_up)
         endpoint.forget()
         before = endpoint.stats()
@@ -171,12 +216,12 @@ def _measure(name: str, endpoint: SimulatedEndpoint, folder: Path, options: argp
     return Figures(
         calls=calls,
         cpu_per_call=1000 * effort.cpu / calls,
-        turns_per_second=options.dialogues * options.messages / effort.wall,
+        turns_per_second=setting.dialogues * setting.messages / effort.wall,
         endpoint_cpu_per_call=1000 * (after["cpu_seconds"] - before["cpu_seconds"]) / calls,
     )
 
 
-def _job(endpoint: SimulatedEndpoint, folder: Path, *, first: int, dialogues: int, options: argparse.Namespace) -> Job:
+def _job(endpoint: SimulatedEndpoint, folder: Path, *, first: int, dialogues: int, setting: Setting) -> Job:
     folder.mkdir()
     briefs = write_briefs(folder / "briefs.jsonl", first, dialogues)
     return Job(
@@ -185,9 +230,9 @@ def _job(endpoint: SimulatedEndpoint, folder: Path, *, first: int, dialogues: in
         folder=folder,
         briefs=folder / "briefs.jsonl",
         scripts=[script_of(brief) for brief in briefs],
-        messages=options.messages,
+        messages=setting.messages,
         revisions=REVISIONS,
-        concurrency=options.concurrency,
+        concurrency=setting.concurrency,
     )
 
 
@@ -232,7 +277,7 @@ def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
     first = next(iter(rounds[0].values()))
     print(
         f"{options.dialogues} dialogues of {options.messages} turns in {first.calls} model calls, "
-        f"{options.concurrency} dialogues at once\n"
+        f"{options.concurrency} dialogues at once, {options.latency:g} ms for each answer\n"
         f"Python {platform.python_version()}, {options.event_loop}, {os.cpu_count()} CPUs\n"
         f"medians of {options.rounds} rounds (lowest to highest)"
     )
@@ -241,9 +286,9 @@ def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
         of = [each[name] for each in rounds]
         table.add_row(
             LABELS[name],
-            _spread([each.cpu_per_call for each in of], 3),
-            _spread([each.turns_per_second for each in of], 0),
-            _spread([each.endpoint_cpu_per_call for each in of], 3),
+            spread([each.cpu_per_call for each in of], 3),
+            spread([each.turns_per_second for each in of], 0),
+            spread([each.endpoint_cpu_per_call for each in of], 3),
         )
     console.print(table)
     if not any(bound.applies(rounds) for bound in BOUNDS):
@@ -252,30 +297,38 @@ def _print(rounds: Sequence[Round], options: argparse.Namespace) -> None:
     said = {"goal": "[green]goal met[/]", "bound": "[yellow]within the bound[/]", "missed": "[red]MISSED[/]"}
     for bound in BOUNDS:
         if bound.applies(rounds):
-            ratios = _spread(bound.ratios(rounds), 2)
+            ratios = spread(bound.ratios(rounds), 2)
             limits = f"{bound.bound:g}", f"{bound.goal:g}"
             table.add_row(bound.what, LABELS[bound.to], ratios, *limits, said[bound.judge(rounds)])
     console.print(table)
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """The median, and the lowest and the highest."""
     low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low} to {high})"
 
 
 def _as_data(rounds: Sequence[Round], options: argparse.Namespace) -> dict[str, Any]:
-    packages = ("tutelage", "langgraph", "langchain-core", "aiohttp", *(_USUAL if "usual" in options.only else ()))
     return {
         "options": {name: value for name, value in vars(options).items() if name != "json"},
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "versions": {package: version(package) for package in packages},
+        **circumstances(options.only),
         "rounds": [{name: asdict(figures) for name, figures in each.items()} for each in rounds],
         "bounds": [
             {**asdict(bound), "ratios": bound.ratios(rounds), "verdict": bound.judge(rounds)}
             for bound in BOUNDS
             if bound.applies(rounds)
         ],
+    }
+
+
+def circumstances(only: Sequence[str]) -> dict[str, Any]:
+    """What figures must be read with: Python, CPUs, and the versions of what took part."""
+    packages = ("tutelage", "langgraph", "langchain-core", "aiohttp", *(_USUAL if "usual" in only else ()))
+    return {
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "versions": {package: version(package) for package in packages},
     }
 
 
