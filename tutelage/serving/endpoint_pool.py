@@ -10,7 +10,7 @@ import asyncio
 import errno
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -30,6 +30,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if
 
 from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable, ModelNotServed
 from tutelage.serving.circuit import CircuitState, WaitingRoom
+from tutelage.serving.engine_load import EngineLoad
+from tutelage.serving.limit import AdaptiveLimit
 from tutelage.serving.refusals import can_heal, refusal, words
 from tutelage.serving.replica import FULL, Fault, Replica
 
@@ -91,6 +93,14 @@ class ReplicaState:
     """The kind of the last one: `no_answer`, `bad_reply`, `http_503`."""
     lost_at: float | None = None
     """When its circuit opened, on the monotonic clock; None while it is closed."""
+    limit: int = 0
+    """How many requests may be open at it at once."""
+    limited_by: str = ""
+    """What its limit follows: `pinned`, `rising`, `steady`, `queue`, `kv_cache`, `preemption`, `latency`."""
+    load: EngineLoad | None = None
+    """What it said of its load last; None where it says nothing."""
+    waiting_for_place: int = 0
+    """Calls that wait until a replica of the pool is below its limit; the same for each."""
 
 
 class EndpointPool:
@@ -113,6 +123,7 @@ class EndpointPool:
         retries: int = 8,
         patience: float = 600.0,
         on_request: Callable[[RequestRecord], None] | None = None,
+        in_flight: int | None = None,
     ) -> None:
         """Nothing is asked of the endpoints yet.
 
@@ -125,6 +136,7 @@ class EndpointPool:
                 about 70 seconds. None begins later than twice `timeout` after the first failure, waiting not counted.
             patience: Seconds that calls wait when all replicas are lost, from then on; `math.inf` is for ever.
             on_request: Called after each HTTP exchange of a call, in its event loop; it must be quick.
+            in_flight: How many requests may be open at each replica; if not given, what its load allows.
 
         Raises:
             ConfigError: A URL is none, or holds a password, or there is no URL.
@@ -132,7 +144,9 @@ class EndpointPool:
         self.urls: Final = tuple(_base_url(url) for url in ([urls] if isinstance(urls, str) else urls))
         if not self.urls:
             raise ConfigError("a model has no endpoint: give at least one `url`, as http://gpu-1:8000/v1")
-        self._replicas = [Replica(url) for url in dict.fromkeys(self.urls)]
+        self._replicas = [
+            Replica(url, limit=AdaptiveLimit(pinned=in_flight)) for url in dict.fromkeys(self.urls)
+        ]
         self._secret = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
@@ -189,12 +203,44 @@ class EndpointPool:
                 failures=replica.faults,
                 last_error=replica.last_error,
                 lost_at=None if replica.circuit.state == "closed" else replica.circuit.lost_at,
+                limit=replica.limit.limit,
+                limited_by=replica.limit.reason,
+                load=replica.load,
             )
             for replica in self._replicas
         )
 
+    def set_urls(self, urls: str | Sequence[str]) -> None:
+        """Replicas come and go: those that stay keep their connections and what is known of them.
+
+        What is in flight at one that goes is finished there.
+
+        Raises:
+            ConfigError: As for a new pool.
+        """
+        raise NotImplementedError
+
+    async def stream(
+        self,
+        path: str,
+        body: bytes | Callable[[], bytes],
+        *,
+        key: str | None = None,
+        order: float = 0.0,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[tuple[dict[str, Any], str], None]:
+        """Sends a request whose body has `stream: true`; yields each chunk of its reply, and the replica's base URL."""
+        raise NotImplementedError
+        yield
+
     async def post(
-        self, path: str, body: bytes | Callable[[], bytes], *, key: str | None = None, request_id: str | None = None
+        self,
+        path: str,
+        body: bytes | Callable[[], bytes],
+        *,
+        key: str | None = None,
+        order: float = 0.0,
+        request_id: str | None = None,
     ) -> tuple[dict[str, Any], str]:
         """Sends a request to one replica, and to others or again if it does not answer.
 
@@ -205,6 +251,7 @@ class EndpointPool:
             path: Under the base URL, as `/chat/completions`.
             body: JSON, or what gives it when the request is sent.
             key: Requests of one key go to one replica while it answers; without a key, to the least busy one.
+            order: Of the calls that wait for a place, the one with the lowest goes first.
             request_id: Sent as `X-Request-Id`; a retry adds `-2`, `-3` and so on.
 
         Returns:

@@ -10,6 +10,8 @@ import structlog
 from yarl import URL
 
 from tutelage.serving.circuit import Circuit
+from tutelage.serving.engine_load import EngineLoad
+from tutelage.serving.limit import AdaptiveLimit
 
 AVOID_SECONDS: Final = 5.0
 """How long a replica that failed is tried only after the others."""
@@ -71,6 +73,10 @@ class Replica:
     """The kind of the last fault."""
     last_words: str = ""
     """What went wrong last, in the endpoint's words: for the user, and not for logs."""
+    limit: AdaptiveLimit = field(default_factory=AdaptiveLimit)
+    """How many requests may be open at it at once."""
+    load: EngineLoad | None = None
+    """What it said of its load last; None where it says nothing."""
     addresses: dict[str, URL] = field(default_factory=dict)
 
     def address(self, path: str) -> URL:
