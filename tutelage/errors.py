@@ -11,6 +11,7 @@ What the user can mend ends the command with exit code 2 and a message that says
     │   ├── GraphError              a graph: does not import, or is no graph
     │   ├── RunFolderError          a run folder: another config's, in use, not there
     │   ├── ExportError             an export that cannot be written as asked
+    │   ├── LaunchError             a vLLM server could not be started
     │   └── EmbeddedError           the embedded model could not be fetched or started
     └── CallError                 a model call: fails the dialogue, with `reason`
         ├── EndpointUnreachable     no replica answered, after all retries: the dialogue stays owed, the run stops (exit 3)
@@ -62,6 +63,10 @@ class RunFolderError(UserError):
 
 class ExportError(UserError):
     """An export cannot be written as asked."""
+
+
+class LaunchError(UserError):
+    """A vLLM server could not be started; the message ends with the last lines of its log."""
 
 
 class CallError(TutelageError):
