@@ -15,10 +15,10 @@ from rich.console import Console
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Attempt, Call, Issue, Outcome, Review, Step, Turn
 from tutelage.errors import RunFolderError
+from tutelage.transcripts.caching import UNFINISHED
 from tutelage.transcripts.statistics import (
     MOST_DIMENSIONS,
     OTHER,
-    UNFINISHED,
     Acceptance,
     Spread,
     Statistics,

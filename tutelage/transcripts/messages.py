@@ -10,10 +10,11 @@ import re
 import weakref
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Generic, Self, TypeVar
 
 import orjson
 
@@ -23,6 +24,11 @@ from tutelage.errors import RunFolderError
 FILE = "messages.jsonl"
 _SHARED = 32_768
 _REMEMBERED = 16_384
+_MOST_AHEAD: Final = 1_000_000
+_MOST_BEHIND: Final = 65_536
+"""Twice what the log that is being written remembers of what dialogues share."""
+
+Value = TypeVar("Value")
 
 _SHA256: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})"')
 _KEY: Final = 8
@@ -137,6 +143,111 @@ class Prompts:
             link = self._record(sha256)
             yield link
             sha256 = link["parent"]
+
+
+class PromptParts:
+    """Gives the parts of a run's prompts to whoever goes through its transcripts in order, in one pass over the file.
+
+    The file is read as far as the next prompt that is asked for; what was read is held until its dialogue is let go, so
+    that there is as much of it as there were dialogues under way at once. Of what was let go the newest is held, for
+    dialogues share parts (system prompts, tasks).
+
+    Args:
+        lines: The lines of `messages.jsonl`.
+    """
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self._parts: _Held[PromptPart] = _Held()
+        self._texts: _Held[str] = _Held()
+
+    def last_of(self, prompt_sha256: str) -> "PromptPart | None":
+        """The last part of a prompt, and with it all before; None where the file does not have them."""
+        wanted = _key_of(prompt_sha256)
+        while (part := self._parts.get(wanted)) is None and (line := next(self._lines, None)) is not None:
+            self._read(line)
+        return part
+
+    def let_go(self, prompts: Iterable["PromptPart"]) -> None:
+        """Lets go of a dialogue's prompts, by their last parts."""
+        for prompt in prompts:
+            for part in prompt.backwards():
+                self._parts.let_go(part.key)
+                self._texts.let_go(part.text_key)
+
+    def _read(self, line: bytes) -> None:
+        try:
+            record = orjson.loads(line)
+            key = _key_of(record["sha256"])
+            if "text" in record:
+                self._texts.add(key, record["text"])
+                return
+            text_key, above = _key_of(record["text_sha256"]), record["parent"]
+            text, parent = self._texts.get(text_key), self._parts.get(_key_of(above)) if above else None
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            return  # torn by a crash
+        if text is None or (above and parent is None):
+            return
+        header = record["role"] if record["opens"] else ""
+        end = (parent.end if parent else 0) + len(text) + (0 if header else len(JOINT))
+        self._parts.add(key, PromptPart(key, parent, header, text, text_key, end))
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPart:
+    """A part of a prompt, with those before it."""
+
+    key: int
+    """64 bits of the hash of it and all before it."""
+    parent: "PromptPart | None"
+    header: str
+    """The role of the message that it opens; empty if it goes on with the one before."""
+    text: str
+    text_key: int
+    end: int
+    """Characters of the prompt up to its end."""
+
+    def backwards(self) -> "Iterator[PromptPart]":
+        """The part, the one before it, and so on to the beginning of the prompt."""
+        part: PromptPart | None = self
+        while part is not None:
+            yield part
+            part = part.parent
+
+
+class _Held(Generic[Value]):
+    """What was read: all that is still to come in a transcript, and the newest of what was there already."""
+
+    def __init__(self) -> None:
+        self._ahead: OrderedDict[int, Value] = OrderedDict()
+        self._behind: OrderedDict[int, Value] = OrderedDict()
+
+    def get(self, key: int) -> Value | None:
+        return self._ahead[key] if key in self._ahead else self._behind.get(key)
+
+    def add(self, key: int, value: Value) -> None:
+        if key not in self._behind:
+            self._ahead[key] = value
+            if len(self._ahead) > _MOST_AHEAD:  # of dialogues that never ended, or were made again
+                self._ahead.popitem(last=False)
+
+    def let_go(self, key: int) -> None:
+        """Moves what a dialogue had to what may be forgotten, the newest last."""
+        if key in self._ahead:
+            self._behind[key] = self._ahead.pop(key)
+        elif key in self._behind:
+            self._behind.move_to_end(key)
+        if len(self._behind) > _MOST_BEHIND:
+            self._behind.popitem(last=False)
+
+
+def text_key(text: str) -> int:
+    """What a part's `text_key` is for that text."""
+    return _key_of(hashlib.sha256(text.encode()).hexdigest())
+
+
+def _key_of(sha256: str) -> int:
+    return int(sha256[:16], 16)
 
 
 class _Offsets:

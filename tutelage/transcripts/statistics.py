@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -13,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.dialogue.turn import Attempt, Call, Review, Step, Turn
+from tutelage.transcripts.caching import UNFINISHED, CacheTally, CacheUse
+from tutelage.transcripts.messages import FILE, PromptParts
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import one_line, print_parts, short_number, tell_skipped
 from tutelage.transcripts.transcript import Transcript
 
-UNFINISHED: Final = "(unfinished)"
-"""The role under which drafts of a turn that was never accepted are counted: a transcript does not say whose they are."""
 OTHER: Final = "(other)"
 MOST_DIMENSIONS: Final = 200
 """Dimensions counted for one reviewer. They are the model's own words; those that come later count as `OTHER`."""
@@ -157,29 +158,39 @@ class Statistics(_Count):
     acceptance: list[Acceptance]
     reviewers: list[Reviewer]
     calls: list[CallCount]
+    caching: list[CacheUse]
+    """What the endpoints' prefix caches did, and could have done; empty where the run kept no prompts."""
     throughput: Throughput | None
 
 
-def read_statistics(run: Path | str) -> Statistics:
+def read_statistics(run: Path | str, *, block: int = 1) -> Statistics:
     """Counts a run's transcripts.
+
+    Args:
+        run: The run's folder.
+        block: Tokens of a block of the endpoints' prefix caches: of what they could have found, only whole blocks count.
 
     Raises:
         RunFolderError: It is no run folder.
     """
-    tally = _Tally()
-    for transcript in read_transcripts(run, on_skip=tell_skipped):
-        tally.add(transcript)
-    return tally.result(Path(run).resolve().name)
+    tally, messages = _Tally(), Path(run) / FILE
+    with messages.open("rb") if messages.is_file() else nullcontext() as lines:
+        caching = CacheTally(PromptParts(lines), block=block) if lines else None
+        for transcript in read_transcripts(run, on_skip=tell_skipped):
+            tally.add(transcript)
+            if caching:
+                caching.add(transcript)
+    return tally.result(Path(run).resolve().name, caching.all() if caching else [])
 
 
-def print_stats(run: Path | str, *, json: bool = False, console: Console | None = None) -> None:
+def print_stats(run: Path | str, *, json: bool = False, block: int = 1, console: Console | None = None) -> None:
     """Prints a run's statistics as tables, or as one JSON object.
 
     Raises:
         RunFolderError: It is no run folder.
     """
     console = console or Console()
-    statistics = read_statistics(run)
+    statistics = read_statistics(run, block=block)
     if json:
         console.file.write(statistics.model_dump_json(indent=2) + "\n")
         return
@@ -258,7 +269,7 @@ class _Tally:
         for attempt in transcript.unfinished.attempts if transcript.unfinished else []:
             self._add_reviews(attempt.reviews)
 
-    def result(self, run: str) -> Statistics:
+    def result(self, run: str, caching: list[CacheUse]) -> Statistics:
         return Statistics(
             run=run,
             dialogues=self._endings.total(),
@@ -271,6 +282,7 @@ class _Tally:
             acceptance=list(self._acceptance.values()),
             reviewers=[_commonest_first(reviewer) for reviewer in self._reviewers.values()],
             calls=self._calls.all(),
+            caching=caching,
             throughput=self._throughput(),
         )
 
@@ -328,11 +340,14 @@ def _tables(statistics: Statistics) -> Iterator[RenderableType]:
     yield heading.append(f"   {statistics.dialogues:,} dialogue{'' if statistics.dialogues == 1 else 's'}")
     if statistics.throughput is not None:
         yield _pace(statistics.throughput)
-    for table in (_endings, _acceptance, _reviewers, _spoken, _calls_table):
+    for table in (_endings, _acceptance, _reviewers, _spoken, _calls_table, _caching):
         drawn = table(statistics)
         if drawn.row_count:
             yield Text()
             yield drawn
+    if silent := [use.player for use in statistics.caching if use.run_tokens and not use.cached_tokens]:
+        yield Text()
+        yield _silence(silent)
 
 
 def _pace(throughput: Throughput) -> Text:
@@ -396,6 +411,31 @@ def _calls_table(statistics: Statistics) -> Table:
         failures = [short_number(number) if number else "·" for number in (count.cut_off, count.misfits)]
         table.add_row(one_line(count.role), one_line(count.player), f"{count.calls:,}", *tokens, mean, *failures)
     return table
+
+
+def _caching(statistics: Statistics) -> Table:
+    headers = ("prompt\ntokens", "\nfound", "in one\ndialogue", "in the\nrun")
+    table = _table("Prefix cache: what was found again of the prompts, and what could have been", "\nrole", "\nmodel")
+    for header in headers:
+        table.add_column(header, justify="right")
+    everything = CacheUse(role="all", model="")
+    for use in statistics.caching:
+        everything.add(use)
+    for use in [*statistics.caching, everything] if len(statistics.caching) > 1 else statistics.caching:
+        shares = [
+            _percent(tokens, use.prompt_tokens) for tokens in (use.cached_tokens, use.dialogue_tokens, use.run_tokens)
+        ]
+        table.add_row(one_line(use.role), one_line(use.player), short_number(use.prompt_tokens), *shares)
+    return table
+
+
+def _silence(players: list[str]) -> Text:
+    names = ", ".join(dict.fromkeys(players))
+    return one_line(
+        f"Nothing was found for {names}: where that is vLLM, it says what it finds only when it is started with "
+        "--enable-prompt-tokens-details",
+        "dim",
+    )
 
 
 def _table(title: str, *texts: str, numbers: Iterable[str] = ()) -> Table:
