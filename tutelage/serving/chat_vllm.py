@@ -6,11 +6,11 @@ leaves its GPUs idle. Callbacks, tracing, `bind`, `with_retry` and the rest come
 
 import asyncio
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from random import getrandbits
-from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, TypeGuard
 from uuid import UUID
 
 import orjson
@@ -22,133 +22,87 @@ from langchain_core.callbacks import (
 )
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    UsageMetadata,
-    convert_to_openai_messages,
-)
-from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
-from langchain_core.runnables import Runnable, RunnableLambda
-from langchain_core.utils.function_calling import convert_to_json_schema
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
+from pydantic import BaseModel
 
-from tutelage.dialogue.asking import response_format
-from tutelage.errors import ConfigError, EndpointRefused, ShapeError
-from tutelage.serving.endpoint_pool import EndpointPool
+from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused
+from tutelage.serving.chat_messages import as_openai, read_reply
+from tutelage.serving.chat_stream import StreamedReply
+from tutelage.serving.chat_tools import Tool, tool_choice_for, tools_for
+from tutelage.serving.endpoint_model import EndpointModel, Origin
+from tutelage.serving.shaped_replies import format_for, raw_and_read, read_shaped
 
 CHAT_PATH: Final = "/chat/completions"
-_ROLES: Final[dict[type[BaseMessage], str]] = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant"}
-_SAMPLING: Final = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "max_tokens",
-    "seed",
-    "n",
-    "stop",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-)
 _FOR_LISTENERS: Final = ("tags", "run_name", "ls_structured_output_format", "structured_output_format")
-_KEPT_OF_REPLY: Final = ("system_fingerprint", "prompt_logprobs", "prompt_token_ids", "metrics")
-_KEPT_OF_CHOICE: Final = ("stop_reason", "logprobs", "token_ids")
-"""What goes into `response_metadata` where the endpoint gives it."""
+_NO_COMPLETION: Final = (KeyError, TypeError, AttributeError)
+"""What reading something else as a chat completion raises."""
 
 
-class ChatVLLM(BaseChatModel):
+class ChatVLLM(EndpointModel, BaseChatModel):
     """A model at one or more vLLM endpoints.
 
         async with ChatVLLM(model="Qwen/Qwen3-4B", url="http://gpu-1:8000/v1", temperature=0.7) as model:
             answer = await model.ainvoke("What is 1/2 + 1/3?", max_tokens=200)
+            async for piece in model.astream("And 1/3 + 1/4?"):
+                print(piece.text, end="")
 
     Sampling that is None is left to the server. Each field may be given anew in a call, and whatever else a call is given
     goes into the request's body as it is: `response_format`, `structured_outputs`, `priority`, `cache_salt`, `logprobs`.
+    Nothing that only vLLM knows is sent unless it is asked for.
 
     Calls whose config has the same `dialogue` and `view` in its metadata go to one replica, for the sake of its prefix
-    cache. Cancelling the task that awaits a call closes its connection, upon which vLLM frees the request.
+    cache; of those that wait for their turn, the one goes first whose dialogue has `begun` first (seconds since the epoch).
+    Cancelling the task that awaits a call closes its connection, upon which vLLM frees the request; so does leaving a
+    stream early, once it is closed (`contextlib.aclosing`).
 
-    An answer has the text (without reasoning, which is `additional_kwargs["reasoning_content"]`), `usage_metadata` with
-    the cached prompt tokens, and in `response_metadata` `model_name`, `adapter`, `endpoint`, `finish_reason`, `id` (the
-    server's), `request_id` (ours, sent as X-Request-Id: the run's id in a trace), and what was asked for besides, as
-    `logprobs` or `token_ids`. With `n` above 1, `agenerate` gives all candidates; the first one carries the usage of all.
+    An answer has the text (without reasoning, which is `additional_kwargs["reasoning_content"]`), `tool_calls`,
+    `usage_metadata` with the cached prompt tokens, and in `response_metadata` `model_name`, `adapter`, `endpoint`,
+    `finish_reason`, `id` (the server's), `request_id` (ours, sent as X-Request-Id: the run's id in a trace), and what was
+    asked for besides, as `logprobs` or `token_ids`. The pieces of a stream add up to the same. With `n` above 1,
+    `agenerate` gives all candidates; the first one carries the usage of all.
 
-    Calls raise the `CallError`s that `EndpointPool.post` names. Replies are not streamed.
+    Calls raise the `CallError`s that `EndpointPool.post` names.
     """
 
-    # A misspelt `temprature` should be an error, not the server's default.
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-    model: str
-    """The name under which the base model is served."""
-    adapter: str | None = None
-    """The name of a LoRA adapter on it, to be used instead of the bare model."""
-    url: str | Sequence[str] | None = None
-    """The endpoint's base URL, or those of several replicas; not with `pool`."""
-    api_key: SecretStr | None = None
-    """For `url`; a pool has its own."""
-    pool: EndpointPool = Field(default=cast("EndpointPool", None), repr=False, exclude=True)
-    """The endpoints: made from `url`, or given where several models share them or more is to be said of them."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    max_tokens: int | None = None
-    """Of the reply."""
-    seed: int | None = None
-    n: int | None = None
-    """Candidates for each call."""
-    stop: list[str] | None = None
-    """Texts before which the reply ends."""
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """More for the body of each request, as `{"chat_template_kwargs": {"enable_thinking": False}}`."""
-
-    @model_validator(mode="after")
-    def _find_endpoints(self) -> Self:
-        if self.pool is None:
-            self.pool = EndpointPool(self.url or (), api_key=self.api_key)
-        elif self.url is None and self.api_key is not None:
-            raise ConfigError(f"the model {self.model!r} has an `api_key` beside its pool: give the key to the pool")
-        elif self.url is not None and EndpointPool(self.url).urls != self.pool.urls:
-            raise ConfigError(f"the model {self.model!r} has a pool and the `url` of another: give one of them")
-        return self
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Closes the connections of this event loop, those of a shared pool too."""
-        await self.pool.aclose()
-
-    @property
-    def served_name(self) -> str:
-        """What a request asks for: the adapter, or the bare model."""
-        return self.adapter or self.model
+    model_config = EndpointModel.model_config
 
     @property
     def _llm_type(self) -> str:
         return "vllm"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "adapter": self.adapter, **self._sampling(), **self.extra}
-
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         # What traces show. The base class makes it with a detour over a deprecated method, which costs 10 µs a call.
+        kwargs.pop("origin", None)
         return {**self._identifying_params, "_type": self._llm_type, "stop": stop, **kwargs}
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = True,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with tools that it may call.
+
+        Its answers have them in `tool_calls`, or, where the arguments are no JSON object, in `invalid_tool_calls`.
+
+        Args:
+            tools: Tools of LangChain's, typed functions, pydantic classes, or tools as OpenAI's API has them.
+            tool_choice: `auto` (the server's default, for which vLLM wants `--enable-auto-tool-choice` and a
+                `--tool-call-parser`), `required` or `any`, `none`, or the name of the tool to call.
+            strict: Has the arguments held to their schema, which vLLM does not do by itself; None leaves it to the server.
+            **kwargs: More for the body of each request.
+
+        Raises:
+            ConfigError: `tool_choice` names another tool.
+        """
+        offered = tools_for(tools, strict=strict)
+        choice = tool_choice_for(tool_choice, offered)
+        return self.bind(tools=offered, **({} if choice is None else {"tool_choice": choice}), **kwargs)
 
     def with_structured_output(
         self,
@@ -171,43 +125,16 @@ class ChatVLLM(BaseChatModel):
         """
         if method != "json_schema":
             raise ConfigError(f"ChatVLLM asks for shaped replies by method 'json_schema', not {method!r}")
-        as_json = convert_to_json_schema(schema)
         model = self.bind(
-            response_format=_response_format(schema, as_json),
+            response_format=format_for(schema),
             ls_structured_output_format={"kwargs": {"method": method}, "schema": schema},
             **kwargs,
         )
-        read = partial(_shaped, schema)
-        reader: Runnable[AIMessage, Any] = RunnableLambda(partial(_raw_and_shaped, read) if include_raw else read)
+        read = partial(read_shaped, schema)
+        reader: Runnable[AIMessage, Any] = RunnableLambda(partial(raw_and_read, read) if include_raw else read)
         return model | reader
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self._generate_alone(messages, stop, run_manager, kwargs))
-        raise RuntimeError(
-            "ChatVLLM.invoke would stop the event loop that runs in this thread until the model has answered: "
-            "use `await model.ainvoke(...)`"
-        )
-
-    async def _generate_alone(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None,
-        run_manager: CallbackManagerForLLMRun | None,
-        options: dict[str, Any],
-    ) -> ChatResult:
-        try:
-            return await self._complete(messages, stop, *_origin(run_manager), options)
-        finally:
-            await self.pool.aclose()
+    # --- whole replies ------------------------------------------------------------------------------------------------
 
     async def agenerate(
         self,
@@ -226,7 +153,7 @@ class ChatVLLM(BaseChatModel):
             )
         options = {name: value for name, value in kwargs.items() if name not in _FOR_LISTENERS}
         request_id = run_id.hex if run_id else f"{getrandbits(128):032x}"  # uuid4 asks the kernel each time
-        result = await self._complete(messages[0], stop, request_id, _affinity(metadata or {}), options)
+        result = await self._complete(messages[0], stop, Origin.of(metadata or {}, request_id), options)
         return LLMResult(generations=[[*result.generations]])
 
     def _is_watched(self, callbacks: Callbacks) -> bool:
@@ -241,142 +168,215 @@ class ChatVLLM(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self._complete(messages, stop, *_origin(run_manager), kwargs)
+        origin = Origin.of_run(run_manager)
+        if _is_followed(run_manager) and kwargs.get("n", self.n) in (None, 1):
+            return await self._follow(messages, stop, run_manager, origin, kwargs)
+        return await self._complete(messages, stop, origin, kwargs)
 
-    async def _complete(
+    def _generate(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None,
-        request_id: str | None,
-        key: str | None,
-        options: dict[str, Any],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
     ) -> ChatResult:
+        _refuse_running_loop("invoke", "await model.ainvoke(...)")
+        return asyncio.run(self._generate_alone(messages, stop, Origin.of_run(run_manager), kwargs))
+
+    async def _generate_alone(
+        self, messages: list[BaseMessage], stop: list[str] | None, origin: Origin, options: dict[str, Any]
+    ) -> ChatResult:
+        try:
+            return await self._complete(messages, stop, origin, options)
+        finally:
+            await self.pool.aclose()
+
+    async def _complete(
+        self, messages: list[BaseMessage], stop: list[str] | None, origin: Origin, options: dict[str, Any]
+    ) -> ChatResult:
+        if options.get("stream"):
+            raise ConfigError("invoke and generate give whole replies: leave `stream` out, or use `astream`")
         # Thousands of calls may wait for their turn: they hold their messages, and no body yet.
         reply, endpoint = await self.pool.post(
-            CHAT_PATH, lambda: orjson.dumps(self._body(messages, stop, options)), key=key, request_id=request_id
+            CHAT_PATH,
+            lambda: orjson.dumps(self._body(messages, stop, options)),
+            key=origin.key,
+            order=origin.order,
+            request_id=origin.request_id,
         )
         try:
-            return self._result(reply, endpoint, request_id)
-        except (KeyError, TypeError, AttributeError):
-            raise EndpointRefused(
-                f"{endpoint}{CHAT_PATH} answered with JSON that is no chat completion: is that an OpenAI-compatible API?"
-            ) from None
+            return read_reply(reply, self._asked(endpoint, origin))
+        except _NO_COMPLETION:
+            raise _is_no_completion(endpoint) from None
 
     def _body(self, messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-        if options.get("stream"):
-            raise ConfigError("ChatVLLM gives whole replies: leave `stream` out")
         if stop is not None:
             options["stop"] = stop
         body = {
             "model": self.served_name,
-            "messages": [_as_openai(message) for message in messages],
+            "messages": [as_openai(message) for message in messages],
             **self.extra,
             **self._sampling(),
             **options,
         }
         return {name: value for name, value in body.items() if value is not None}
 
-    def _sampling(self) -> dict[str, Any]:
-        fields = self.__dict__
-        return {name: fields[name] for name in _SAMPLING if fields[name] is not None}
+    # --- replies piece by piece ---------------------------------------------------------------------------------------
 
-    def _result(self, reply: dict[str, Any], endpoint: str, request_id: str | None) -> ChatResult:
-        shared = {
-            "model_name": self.model,
-            "adapter": self.adapter,
-            "endpoint": endpoint,
-            "id": reply.get("id"),
-            "request_id": request_id,
-            **_given(reply, _KEPT_OF_REPLY),
-        }
-        usage = _usage(reply.get("usage"))
-        generations = []
-        for choice in reply["choices"]:
-            details = {**shared, "finish_reason": choice.get("finish_reason"), **_given(choice, _KEPT_OF_CHOICE)}
-            generations.append(ChatGeneration(message=_answer(choice["message"], usage, details)))
-            usage = None
-        if not generations:
-            raise KeyError("choices")
-        return ChatResult(generations=generations)
+    def _should_stream(
+        self,
+        *,
+        async_api: bool,
+        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> bool:
+        # An `ainvoke` whose tokens somebody follows is streamed by `_agenerate`, which is told what the call belongs to.
+        return run_manager is None and super()._should_stream(async_api=async_api, **kwargs)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """The answer piece by piece; the last piece has the usage and the `response_metadata`."""
+        config, origin = Origin.of_config(config, self.metadata)
+        # The base class does not tell `_astream` of which run it is part.
+        pieces = super().astream(input, config, stop=stop, **kwargs, origin=origin)
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                yield piece
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """As `astream`, where no event loop runs."""
+        config, origin = Origin.of_config(config, self.metadata)
+        yield from super().stream(input, config, stop=stop, **kwargs, origin=origin)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        *,
+        origin: Origin | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        origin, streamed = origin or Origin.of_run(run_manager), StreamedReply()
+        async with aclosing(self._pieces(messages, stop, origin, kwargs, streamed)) as pieces:
+            async for piece in pieces:
+                if run_manager:
+                    await run_manager.on_llm_new_token(str(piece.message.content), chunk=piece)
+                yield piece
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        *,
+        origin: Origin | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        _refuse_running_loop("stream", "async for piece in model.astream(...)")
+        origin, streamed = origin or Origin.of_run(run_manager), StreamedReply()
+        pieces = self._pieces(messages, stop, origin, kwargs, streamed)
+        with asyncio.Runner() as runner:
+            try:
+                while (piece := runner.run(_next_of(pieces))) is not None:
+                    if run_manager:
+                        run_manager.on_llm_new_token(str(piece.message.content), chunk=piece)
+                    yield piece
+            finally:
+                runner.run(pieces.aclose())
+                runner.run(self.pool.aclose())
+
+    async def _follow(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: AsyncCallbackManagerForLLMRun,
+        origin: Origin,
+        options: dict[str, Any],
+    ) -> ChatResult:
+        """A whole reply, whose pieces the handlers are told of as they come."""
+        streamed, endpoint = StreamedReply(), ""
+        message_id = f"lc_run--{run_manager.run_id}"  # that of the whole message, so that nobody shows it twice
+        async with aclosing(self._pieces(messages, stop, origin, options, streamed)) as pieces:
+            async for piece in pieces:
+                piece.message.id = message_id
+                endpoint = piece.message.response_metadata.get("endpoint", endpoint)
+                await run_manager.on_llm_new_token(str(piece.message.content), chunk=piece)
+        return read_reply(streamed.whole(), self._asked(endpoint, origin))
+
+    async def _pieces(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        origin: Origin,
+        options: dict[str, Any],
+        streamed: StreamedReply,
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        """The pieces of a reply as they come, added up in `streamed`; the last one says where they came from."""
+        if (candidates := options.get("n", self.n)) not in (None, 1):
+            raise ConfigError(f"a stream gives one candidate, not n={candidates}: use `agenerate`")
+        options = {"stream_options": {"include_usage": True}, **options, "stream": True}
+        events = self.pool.stream(
+            CHAT_PATH,
+            lambda: orjson.dumps(self._body(messages, stop, options)),
+            key=origin.key,
+            order=origin.order,
+            request_id=origin.request_id,
+        )
+        endpoint = ""
+        async with aclosing(events):
+            async for event, endpoint in events:
+                try:
+                    piece = streamed.add(event)
+                except _NO_COMPLETION:
+                    raise _is_no_completion(endpoint) from None
+                if piece is not None:
+                    yield piece
+        if not streamed.has_ended:
+            raise EndpointFailed(f"{endpoint}{CHAT_PATH} ended its stream before the reply was over")
+        yield streamed.last(self._asked(endpoint, origin))
 
 
 # The base class looks at this method's parameters at each call, and finding them anew takes a twentieth of its time.
 ChatVLLM._agenerate.__signature__ = inspect.signature(ChatVLLM._agenerate)  # type: ignore[attr-defined]
 
 
-def _as_openai(message: BaseMessage) -> dict[str, Any]:
-    role = _ROLES.get(type(message))
-    if role is not None and isinstance(message.content, str) and not getattr(message, "tool_calls", None):
-        return {"role": role, "content": message.content}
-    return convert_to_openai_messages(message)
-
-
-def _origin(
-    run_manager: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None,
-) -> tuple[str | None, str | None]:
-    """The id of a request, and the key of what it belongs to."""
-    return (run_manager.run_id.hex, _affinity(run_manager.metadata)) if run_manager else (None, None)
-
-
-def _affinity(metadata: Mapping[str, Any]) -> str | None:
-    """What the calls have in common whose prompts begin alike: a dialogue, and the view of it that a role has."""
-    dialogue = metadata.get("dialogue")
-    return None if dialogue is None else f"{dialogue}/{metadata.get('view')}"
-
-
-def _given(reply: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: reply[name] for name in names if reply.get(name) is not None}
-
-
-def _answer(message: dict[str, Any], usage: UsageMetadata | None, details: dict[str, Any]) -> AIMessage:
-    additional = {}
-    # vLLM calls it `reasoning` since 0.12, llama.cpp and older servers `reasoning_content`.
-    if reasoning := message.get("reasoning") or message.get("reasoning_content"):
-        additional["reasoning_content"] = reasoning
-    if tool_calls := message.get("tool_calls"):
-        additional["tool_calls"] = tool_calls
-    return AIMessage(
-        content=message.get("content") or "",
-        additional_kwargs=additional,
-        usage_metadata=usage,
-        response_metadata=details,
+def _is_followed(run_manager: AsyncCallbackManagerForLLMRun | None) -> TypeGuard[AsyncCallbackManagerForLLMRun]:
+    """Whether somebody wants the tokens as they come: LangGraph's stream of messages, LangChain's of events."""
+    return run_manager is not None and any(
+        isinstance(handler, _StreamingCallbackHandler) for handler in run_manager.handlers
     )
 
 
-def _usage(usage: dict[str, Any] | None) -> UsageMetadata | None:
-    if not usage:
-        return None
-    prompt, completion = usage["prompt_tokens"], usage.get("completion_tokens") or 0
-    read: UsageMetadata = {"input_tokens": prompt, "output_tokens": completion, "total_tokens": prompt + completion}
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    if cached is not None:
-        read["input_token_details"] = {"cache_read": cached}
-    return read
-
-
-def _response_format(schema: dict[str, Any] | type, as_json: dict[str, Any]) -> dict[str, Any]:
-    if (pydantic := _as_pydantic(schema)) is not None:
-        return response_format(pydantic)
-    return {"type": "json_schema", "json_schema": {"name": as_json["title"], "schema": as_json, "strict": True}}
-
-
-def _as_pydantic(schema: object) -> type[BaseModel] | None:
-    return schema if isinstance(schema, type) and issubclass(schema, BaseModel) else None
-
-
-def _shaped(schema: dict[str, Any] | type, message: AIMessage) -> Any:
-    text, pydantic = str(message.text), _as_pydantic(schema)
+def _refuse_running_loop(method: str, instead: str) -> None:
     try:
-        return pydantic.model_validate_json(text) if pydantic else orjson.loads(text)
-    except (ValidationError, orjson.JSONDecodeError) as error:
-        reason = message.response_metadata.get("finish_reason")
-        raise ShapeError(
-            f"the reply does not fit its schema (it finished by {reason!r}): {error}", replies=[message]
-        ) from error
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"ChatVLLM.{method} would stop the event loop that runs in this thread until the model has answered: "
+        f"use `{instead}`"
+    )
 
 
-def _raw_and_shaped(read: "partial[Any]", message: AIMessage) -> dict[str, Any]:
-    try:
-        return {"raw": message, "parsed": read(message), "parsing_error": None}
-    except ShapeError as error:
-        return {"raw": message, "parsed": None, "parsing_error": error}
+def _is_no_completion(endpoint: str) -> EndpointRefused:
+    return EndpointRefused(
+        f"{endpoint}{CHAT_PATH} answered with JSON that is no chat completion: is that an OpenAI-compatible API?"
+    )
+
+
+async def _next_of(pieces: AsyncIterator[ChatGenerationChunk]) -> ChatGenerationChunk | None:
+    return await anext(pieces, None)
