@@ -309,13 +309,15 @@ class ChatVLLM(EndpointModel, BaseChatModel):
     ) -> ChatResult:
         """A whole reply, whose pieces the handlers are told of as they come."""
         streamed, endpoint = StreamedReply(), ""
-        message_id = f"lc_run--{run_manager.run_id}"  # that of the whole message, so that nobody shows it twice
+        message_id = f"lc_run--{run_manager.run_id}"  # that of the whole too, or LangGraph would show it again
         async with aclosing(self._pieces(messages, stop, origin, options, streamed)) as pieces:
             async for piece in pieces:
                 piece.message.id = message_id
                 endpoint = piece.message.response_metadata.get("endpoint", endpoint)
                 await run_manager.on_llm_new_token(str(piece.message.content), chunk=piece)
-        return read_reply(streamed.whole(), self._asked(endpoint, origin))
+        result = read_reply(streamed.whole(), self._asked(endpoint, origin))
+        result.generations[0].message.id = message_id
+        return result
 
     async def _pieces(
         self,
