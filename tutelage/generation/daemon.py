@@ -26,6 +26,7 @@ from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_li
 from tutelage.generation.control import ControlServer
 from tutelage.generation.generate import RunSummary, fast_loop, summary
 from tutelage.generation.notify import Notifier
+from tutelage.generation.pace import Pace
 from tutelage.generation.progress import show_progress
 from tutelage.generation.run_folder import RunFolder
 from tutelage.generation.session import Means, Session, at_once, check_all_prompts, open_session, target_of
@@ -343,7 +344,7 @@ class Daemon:
             self._watch_endpoints(admission, new, casting)
         session.watch.tally.target = target_of(new, session.briefs, self._means())
         session.run.reconfigure(new)
-        moved_on = session.run.recast(casting.cast, at_once(new, casting))
+        moved_on = session.run.recast(casting.cast, at_once(new, casting), Pace(casting.pools))
         self._do_beside(_close(before, pools.values(), moved_on))
         return changed
 

@@ -23,6 +23,7 @@ from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
 from tutelage.errors import AuthRefused, CallError, EndpointUnreachable, ModelNotServed, RunFolderError, ShapeError
 from tutelage.generation.ledger import Ledger
+from tutelage.generation.pace import Pace
 from tutelage.generation.performance import NothingLeft, Stage
 from tutelage.generation.recorder import Recorder
 from tutelage.generation.run_watch import RunWatch, Stopwatch
@@ -35,6 +36,8 @@ REFUSED_AGAIN: Final = 60.0
 """Seconds until a daemon tries an endpoint again that has refused a key or a model."""
 LEDGER_AGAIN: Final = 2.0
 """Seconds until a ledger that another process keeps locked is read again."""
+PACE_AGAIN: Final = 0.25
+"""Seconds until a run whose endpoints are busy looks again whether they can take more."""
 TRY_AGAIN: Final = (15.0, 60.0)
 """Seconds after which a dialogue is tried again whose endpoint failed it; one whose replies had no shape is at once."""
 
@@ -52,7 +55,8 @@ class Run:
         ledger: Knows what was finished before.
         read_brief: The brief of a dialogue that has failed, for a retry.
         watch: Is told what happens.
-        at_once: How many dialogues may be under way.
+        at_once: How many dialogues may be under way, at most.
+        pace: How many of them the endpoints can take just now.
         endless: Whether to wait for more when nothing is owed, as a daemon does.
         held_by: What keeps new dialogues from starting just now; whoever changes that calls `wake`.
     """
@@ -70,6 +74,7 @@ class Run:
         read_brief: Callable[[str], Brief],
         watch: RunWatch,
         at_once: int,
+        pace: Pace,
         endless: bool = False,
         held_by: Callable[[], Sequence[str]] = tuple,
     ) -> None:
@@ -103,17 +108,17 @@ class Run:
         self._look_for_retries = False
         self.reasons: Counter[tuple[str, str]] = Counter()
         """Of the dialogues that this start finished, by (status, reason)."""
-        self.recast(cast, at_once)
+        self.recast(cast, at_once, pace)
         self._take_up()
 
-    def recast(self, cast: Cast, at_once: int) -> asyncio.Event:
+    def recast(self, cast: Cast, at_once: int, pace: Pace) -> asyncio.Event:
         """Has dialogues played by others: those under way from their next step on.
 
         Returns:
             What is set when nobody is played by those before any more.
         """
         self._cast = replace(cast, on_prompt=self._recorder.keep_prompt, journal=self._recorder, watch=self._watch)
-        self.at_once = at_once
+        self._at_once, self._pace = at_once, pace
         for control in self._under_way.values():
             control.request_drain("recast")
         self.refusal, self._refused_until = None, 0.0
@@ -122,6 +127,12 @@ class Run:
         self._notice_who_moved_on()
         self.wake()
         return moved_on
+
+    @property
+    def at_once(self) -> int:
+        """How many dialogues may be under way now: what the config allows, or less where the endpoints are busy."""
+        dialogues = self._pace.dialogues(len(self._under_way))
+        return self._at_once if dialogues is None else min(dialogues, self._at_once)
 
     def reconfigure(self, config: Config) -> None:
         """Takes a target, or other briefs, into account."""
@@ -198,11 +209,11 @@ class Run:
 
     async def _next(self) -> Owed | None:
         """What to begin now; None if nothing, for now or for good."""
-        if self.draining or len(self._under_way) >= self.at_once or time.monotonic() < self._refused_until:
+        if self.draining or len(self._under_way) >= self._at_once or time.monotonic() < self._refused_until:
             return None
         if self._moved:
             return self._moved.pop()
-        if self.paused or self._held_by():
+        if self.paused or self._held_by() or len(self._under_way) >= self.at_once:
             return None
         if self._first:
             return self._first.pop()
@@ -235,8 +246,12 @@ class Run:
         now, until = time.monotonic(), None
         if now < self._refused_until:
             until = self._refused_until
-        elif self._later and not (self.paused or len(self._under_way) >= self.at_once or self._held_by()):
-            until = self._later[0][0]  # where something keeps it from starting, whoever changes that calls `wake`
+        elif not (self.paused or len(self._under_way) >= self._at_once or self._held_by()):
+            # Where one of these keeps dialogues from starting, whoever changes that calls `wake`.
+            if len(self._under_way) >= self.at_once:
+                until = now + PACE_AGAIN
+            elif self._later:
+                until = self._later[0][0]
         try:
             await asyncio.wait_for(self._wakened.wait(), None if until is None else max(0.0, until - now))
         except TimeoutError:

@@ -30,6 +30,7 @@ from tutelage.dialogue.view import check_prompts
 from tutelage.errors import BriefError, PromptError, RunFolderError
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.ledger import Ledger
+from tutelage.generation.pace import Pace
 from tutelage.generation.performance import Answer, Stage
 from tutelage.generation.progress import Tally
 from tutelage.generation.recorder import Recorder
@@ -165,6 +166,7 @@ async def open_session(
             read_brief=partial(_brief_of, ledger, folder.transcripts),
             watch=watch,
             at_once=at_once(config, casting),
+            pace=Pace(casting.pools),
             endless=means.endless,
             held_by=means.held_by,
         )

@@ -27,6 +27,7 @@ from tutelage.generation.status import (
     Watermark,
 )
 from tutelage.serving.endpoint_pool import EndpointPool, ReplicaState
+from tutelage.serving.engine_load import EngineLoad
 from tutelage.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -134,6 +135,11 @@ class Standing:
         """Calls that wait for an endpoint that answers."""
         return sum(max((replica.waiting for replica in pool.replicas()), default=0) for pool in self.pools().values())
 
+    def queued_calls(self) -> int:
+        """Calls that wait here, for their endpoints have as many open as may be."""
+        pools = self.pools().values()
+        return sum(max((replica.waiting_for_place for replica in pool.replicas()), default=0) for pool in pools)
+
     def calls_in_flight(self) -> int:
         """Calls that an endpoint has not answered yet."""
         return sum(self._by_endpoint(lambda replica: replica.in_flight).values())
@@ -150,6 +156,11 @@ class Standing:
             set_aside=session.ledger.count_set_aside,
             waiting=self.waiting_calls,
             in_flight=lambda: self._by_endpoint(lambda replica: replica.in_flight),
+            limits=lambda: self._by_endpoint(lambda replica: replica.limit),
+            queued=lambda: self._by_load(lambda load: load.waiting),
+            kv_cache=lambda: self._by_load(lambda load: load.kv_usage),
+            for_place=self.queued_calls,
+            allowed=lambda: session.run.at_once,
             circuits=lambda: self._by_endpoint(lambda replica: replica.state),
             held_by=self.held_by,
             bytes_on_disk=session.bytes_on_disk,
@@ -182,11 +193,13 @@ class Standing:
                 self._endpoint(model, replica) for model, pool in self.pools().items() for replica in pool.replicas()
             ],
             "waiting_calls": self.waiting_calls(),
+            "queued_calls": self.queued_calls(),
             "watermarks": self._watermarks(),
             "disk": Disk(free=self._free(), used=session.bytes_on_disk()),
         }
 
     def _endpoint(self, model: str, replica: ReplicaState) -> EndpointStatus:
+        load = replica.load
         ago = None if replica.lost_at is None else timedelta(seconds=time.monotonic() - replica.lost_at)
         return EndpointStatus(
             model=model,
@@ -194,7 +207,11 @@ class Standing:
             state=replica.state,
             since=None if ago is None else datetime.now(UTC) - ago,
             in_flight=replica.in_flight,
-            queue=self._queue(replica.url),
+            limit=replica.limit,
+            limited_by=replica.limited_by,
+            queue=load and load.waiting,
+            kv_cache=load and load.kv_usage,
+            cached=load.prefix_hits / load.prefix_queries if load and load.prefix_queries else None,
             failures=replica.failures,
             last_error=replica.last_error,
         )
@@ -219,9 +236,10 @@ class Standing:
     def _by_endpoint(self, of: Callable[[ReplicaState], Any]) -> dict[str, Any]:
         return {replica.url: of(replica) for pool in self.pools().values() for replica in pool.replicas()}
 
-    def _queue(self, url: str) -> int | None:
-        queue: int | None = (self._readings().get("waiting") or {}).get(url.removesuffix("/v1"))
-        return queue
+    def _by_load(self, of: Callable[[EngineLoad], float | None]) -> dict[str, Any]:
+        loads = self._by_endpoint(lambda replica: replica.load)
+        said = {url: of(load) for url, load in loads.items() if load is not None}
+        return {url: value for url, value in said.items() if value is not None}
 
     def _readings(self) -> dict[str, Any]:
         return self.admission.readings() if self.admission is not None else {}

@@ -74,8 +74,16 @@ class EndpointStatus(Part):
     """Since when it is lost."""
     in_flight: int = 0
     """Requests that it has not answered yet."""
+    limit: int | None = None
+    """Requests that may be open there, as admission finds out."""
+    limited_by: str = ""
+    """Why the limit is where it is: rising, steady, queue, kv_cache, preemption, latency, or pinned by the config."""
     queue: int | None = None
     """Requests that wait in it, by its own metrics; None where it has none."""
+    kv_cache: float | None = None
+    """The share of its KV cache that running requests hold, 0 to 1, by its own metrics."""
+    cached: float | None = None
+    """The share of prompt tokens that it found in its prefix cache since its start, 0 to 1, by its own metrics."""
     failures: int = 0
     """Faults since the daemon was started."""
     last_error: str | None = None
@@ -138,6 +146,8 @@ class Status(Part):
     endpoints: list[EndpointStatus] = Field(default_factory=list)
     waiting_calls: int = 0
     """Calls that wait for an endpoint that answers."""
+    queued_calls: int = 0
+    """Calls that wait here, for their endpoints have as many open as may be."""
     watermarks: list[Watermark] = Field(default_factory=list)
     disk: Disk | None = None
     memory: int | None = None
@@ -223,9 +233,12 @@ def _facts(status: Status) -> Iterator[tuple[str, list[Text]]]:
             [one_line(line) for line in [head, *shown, *[f"and {more:,} more"] * (more > 0 < len(shown))]],
         )
     if status.endpoints:
-        waiting = [Text(f"{status.waiting_calls:,} calls wait for one that answers", "yellow")]
         lines = [_endpoint(endpoint, status.at) for endpoint in status.endpoints]
-        yield "endpoints", lines + (waiting if status.waiting_calls else [])
+        if status.queued_calls:
+            lines.append(Text(f"{status.queued_calls:,} calls wait here for one with room"))
+        if status.waiting_calls:
+            lines.append(Text(f"{status.waiting_calls:,} calls wait for one that answers", "yellow"))
+        yield "endpoints", lines
     if status.watermarks:
         yield "watermarks", [_watermark(watermark) for watermark in status.watermarks]
     if status.disk:
@@ -259,8 +272,14 @@ def _endpoint(endpoint: EndpointStatus, now: datetime) -> Text:
     word, style = _ENDPOINTS[endpoint.state]
     since = f" for {duration((now - endpoint.since).total_seconds())}" if endpoint.since else ""
     parts = [f"{endpoint.in_flight:,} in flight"]
+    if endpoint.limit is not None:
+        parts[0] += f" of {endpoint.limit:,} ({endpoint.limited_by.replace('_', ' ')})"
     if endpoint.queue is not None:
         parts.append(f"{endpoint.queue:,} in its queue")
+    if endpoint.kv_cache is not None:
+        parts.append(f"KV cache {endpoint.kv_cache:.0%} in use")
+    if endpoint.cached is not None:
+        parts.append(f"{endpoint.cached:.0%} of prompts cached")
     if endpoint.last_error:
         parts.append(f"{endpoint.failures:,} failures, the last {endpoint.last_error}")
     name, rest = one_line(f"{endpoint.model} {endpoint.url}"), one_line(" · ".join(parts))

@@ -56,6 +56,16 @@ class Gauges(TypedDict, total=False):
     """Calls that wait for an endpoint: all of a model's are down."""
     in_flight: Callable[[], Mapping[str, int]]
     """Requests that are sent and not answered, by endpoint."""
+    limits: Callable[[], Mapping[str, int]]
+    """Requests that may be open at each endpoint, as admission finds out."""
+    queued: Callable[[], Mapping[str, int]]
+    """Requests that wait in an endpoint, by its own metrics; endpoints that do not say are left out."""
+    kv_cache: Callable[[], Mapping[str, float]]
+    """The share of an endpoint's KV cache that its running requests hold; endpoints that do not say are left out."""
+    for_place: Callable[[], int]
+    """Calls that wait here, for their endpoints have as many open as may be."""
+    allowed: Callable[[], int]
+    """Dialogues that may be under way: fewer than `concurrency` where the endpoints are busy."""
     circuits: Callable[[], Mapping[str, str]]
     """By endpoint, its circuit breaker's state: one of `CIRCUIT_STATES`."""
     held_by: Callable[[], Iterable[str]]
@@ -75,6 +85,11 @@ _GAUGES: Final[Mapping[str, tuple[str, str, Sequence[str]]]] = {
     "set_aside": ("tutelage_set_aside_dialogues", "Dialogues that failed again and again, and wait for a retry", ()),
     "waiting": ("tutelage_waiting_calls", "Calls that wait for an endpoint that answers", ()),
     "in_flight": ("tutelage_endpoint_in_flight_requests", "Requests that are sent and not answered", ("endpoint",)),
+    "limits": ("tutelage_endpoint_limit_requests", "Requests that may be open", ("endpoint",)),
+    "queued": ("tutelage_endpoint_queued_requests", "Requests that wait in the endpoint", ("endpoint",)),
+    "kv_cache": ("tutelage_endpoint_kv_cache_ratio", "Share of the KV cache that running requests hold", ("endpoint",)),
+    "for_place": ("tutelage_queued_calls", "Calls that wait here for an endpoint with room", ()),
+    "allowed": ("tutelage_allowed_dialogues", "Dialogues that may be under way", ()),
     "circuits": ("tutelage_endpoint_circuit", "1 for the state that the circuit breaker is in", ("endpoint", "state")),
     "held_by": ("tutelage_admission_held", "1 where a watermark keeps new dialogues from starting", ("watermark",)),
     "bytes_on_disk": ("tutelage_disk_bytes", "Size of the run folder's parts", ("part",)),

@@ -1,0 +1,61 @@
+"""How many dialogues to keep under way: as many as keep the endpoints busy, and hardly more.
+
+Too few, and a GPU waits for words to continue. Too many, and each dialogue waits so long between two of its turns that
+its beginning has left the KV cache when it comes back. What an endpoint can take is its limit (`serving.limit`); how many
+calls a dialogue has open at a time, one, or two where reviewers work side by side, or none while it is being written
+down, is measured as the run goes.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from tutelage.serving.endpoint_pool import EndpointPool
+
+SPARE: Final = 1.125
+"""Calls that there are for each place: some wait here, so that a place that is free is taken at once."""
+FEWEST: Final = 8
+"""Dialogues that are under way in any case."""
+HALF_LIFE: Final = 1.0
+"""Seconds after which what was measured counts half."""
+EVERY: Final = 0.05
+"""Seconds between two looks at the endpoints, at least."""
+
+
+class Pace:
+    """How many dialogues may be under way, by what their models' endpoints can take.
+
+    Args:
+        pools: The endpoints, by model. Without any nothing bounds the dialogues.
+    """
+
+    def __init__(self, pools: Mapping[str, EndpointPool]) -> None:
+        self._pools = pools
+        self._calls_each = dict.fromkeys(pools, 1.0)
+        """By model, the calls that a dialogue has open there, on the average. At first every call may go to any."""
+        self._looked_at = -math.inf
+        self._dialogues: int | None = None
+
+    def dialogues(self, under_way: int) -> int | None:
+        """How many dialogues may be under way; None where nothing bounds them.
+
+        Args:
+            under_way: How many are now.
+        """
+        now = time.monotonic()
+        elapsed = now - self._looked_at
+        if elapsed >= EVERY:
+            self._looked_at = now
+            weight = 1 - 0.5 ** (min(elapsed, HALF_LIFE) / HALF_LIFE)
+            most = [self._most(name, pool, under_way, weight) for name, pool in self._pools.items()]
+            self._dialogues = max(FEWEST, min(most)) if most else None
+        return self._dialogues
+
+    def _most(self, name: str, pool: EndpointPool, under_way: int, weight: float) -> int:
+        replicas = pool.replicas()
+        if under_way:
+            calls = sum(replica.in_flight for replica in replicas) + max(each.waiting_for_place for each in replicas)
+            self._calls_each[name] += weight * (calls / under_way - self._calls_each[name])
+        places = sum(replica.limit for replica in replicas if replica.state == "closed")
+        return math.ceil(SPARE * places / max(self._calls_each[name], 1e-3))
