@@ -1,30 +1,34 @@
 """Makes the cast of a run from its config: which model plays which role, at which endpoints."""
 
-import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from secrets import token_hex
+from typing import Any
 
 import structlog
 from langchain_core.language_models import BaseChatModel
 
-from tutelage.config import Config, RoleConfig
+from tutelage.config import Config, ModelConfig, RoleConfig
 from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player
 from tutelage.dialogue.prompt import PromptLibrary
-from tutelage.errors import ConfigError, EndpointRefused, EndpointUnreachable
+from tutelage.errors import ConfigError
+from tutelage.generation.endpoints import (
+    EMBEDDED_SLOTS,
+    OnRequest,
+    Reached,
+    adapters_of,
+    launch_servers,
+    reach_model,
+    start_embedded,
+)
 from tutelage.generation.registry import LoadedGraph
 from tutelage.serving.chat_vllm import ChatVLLM
-from tutelage.serving.embedded import EmbeddedServer
-from tutelage.serving.endpoint_pool import EndpointPool, RequestRecord
+from tutelage.serving.endpoint_pool import EndpointPool
+from tutelage.serving.fleet import Fleet, Fleets
 
 log = structlog.get_logger()
-
-OnRequest = Callable[[RequestRecord], None]
-
-EMBEDDED_SLOTS: Final = 8
-"""Requests that the embedded model answers at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +42,8 @@ class Casting:
     """Whether it is the embedded model that plays."""
     pools: Mapping[str, EndpointPool] = field(default_factory=dict)
     """The endpoints, by the model's name in the config."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Served:
-    model: str
-    pool: EndpointPool
-    max_model_len: int | None
+    fleets: Mapping[str, Fleet] = field(default_factory=dict)
+    """The servers that this process has launched for them, by the model's name."""
 
 
 def check_roles(config: Config, graph: LoadedGraph) -> None:
@@ -76,6 +75,7 @@ async def cast_of(
     logs: Path | None = None,
     endless: bool = False,
     on_request: OnRequest | None = None,
+    fleets: Fleets | None = None,
 ) -> AsyncIterator[Casting]:
     """The cast of a run. Before it is given, its endpoints are asked whether they serve what they should.
 
@@ -84,12 +84,15 @@ async def cast_of(
         graph: The graph whose roles are to be played.
         prompts: The run's prompts.
         models: Models to use instead of the config's, by role; `default` plays the others.
-        logs: The folder for the log of the embedded model's server.
+        logs: The folder for the logs of servers that are launched.
         endless: Whether calls wait for ever for a model that has been reached once.
         on_request: Called after each HTTP exchange.
+        fleets: Where servers are launched. Those that run there already as the config wants them are used, and all of
+            them outlive the cast. If not given, those that are launched end with it.
 
     Raises:
-        ConfigError: Nobody plays one of the roles.
+        ConfigError: Nobody plays one of the roles, or the servers cannot be launched as the config wants them.
+        LaunchError: A server did not start.
         EndpointUnreachable: No replica of a model answers.
         EndpointRefused: An endpoint does not serve the model or an adapter, or wants another key.
         EmbeddedError: The embedded model cannot be fetched or started.
@@ -97,39 +100,94 @@ async def cast_of(
     limits = Limits(**config.limits.model_dump())
     async with AsyncExitStack() as stack:
         embedded = models is None and not config.models
+        reached: dict[str | None, Reached] = {}
         if models is not None:
-            played = {role: models.get(role, models.get(DEFAULT_PLAYER)) for role in graph.roles}
-            players = {
-                role: Player(model=model, sampling=_sampling(config, role)) for role, model in played.items() if model
-            }
-            served: dict[str | None, _Served] = {}
-        elif embedded:
-            _refuse_adapters(config)
-            served = {None: await _start_embedded(stack, logs, on_request)}
+            players = _given_players(config, graph, models)
         else:
-            names = dict.fromkeys(_model_of(config, role) for role in graph.roles)
-            served = {
-                name: await _reach(name, config, graph, stack, endless, on_request)
-                for name in names
-                if name is not None
-            }
-        if models is None:
-            players = {role: _player(config, role, served[_model_of(config, role)]) for role in graph.roles}
-        longest = min((each.max_model_len for each in served.values() if each.max_model_len), default=limits.tokens)
+            if embedded:
+                _refuse_adapters(config)
+                reached[None] = await start_embedded(stack, logs, on_request)
+            else:
+                if fleets is None:
+                    fleets = await stack.enter_async_context(Fleets(config.folder, logs or config.folder / "logs"))
+                reached = await _reach_all(config, graph, fleets, stack, endless, on_request)
+            players = _players(config, graph, reached)
+        longest = min((each.max_model_len for each in reached.values() if each.max_model_len), default=limits.tokens)
         if longest < limits.tokens:
             log.info("token_limit_lowered", limit=limits.tokens, max_model_len=longest)
             limits = replace(limits, tokens=longest)
         cast = Cast(players=players, prompts=prompts, limits=limits, seed=config.seed)
         for role in graph.roles:
             cast.player(role)  # whom nobody plays is an error now, not in mid-run
-        pools = {name or "embedded": each.pool for name, each in served.items()}
-        yield Casting(cast=cast, at_once=EMBEDDED_SLOTS if embedded else None, embedded=embedded, pools=pools)
+        yield Casting(
+            cast=cast,
+            at_once=EMBEDDED_SLOTS if embedded else None,
+            embedded=embedded,
+            pools={name or "embedded": each.pool for name, each in reached.items()},
+            fleets={fleet.name: fleet for fleet in fleets.running() if fleet.name in reached} if fleets else {},
+        )
 
 
-def _player(config: Config, role: str, served: _Served) -> Player:
+async def _reach_all(
+    config: Config,
+    graph: LoadedGraph,
+    fleets: Fleets,
+    stack: AsyncExitStack,
+    endless: bool,
+    on_request: OnRequest | None,
+) -> dict[str | None, Reached]:
+    """The models that roles are played by. Servers that were launched for nothing are ended again."""
+    names = [name for name in dict.fromkeys(_model_of(config, role) for role in graph.roles) if name is not None]
+    before = fleets.running()
+    try:
+        servers = await launch_servers(config, names, fleets)
+        return {
+            name: await reach_model(
+                name,
+                config,
+                adapters_of(config, name, graph.roles),
+                servers.get(name),
+                stack,
+                endless=endless,
+                on_request=on_request,
+            )
+            for name in names
+        }
+    except BaseException:
+        await fleets.keep_only(before)
+        raise
+
+
+def _given_players(config: Config, graph: LoadedGraph, models: Mapping[str, BaseChatModel]) -> dict[str, Player]:
+    played = {role: models.get(role, models.get(DEFAULT_PLAYER)) for role in graph.roles}
+    return {role: Player(model=model, sampling=_sampling(config, role)) for role, model in played.items() if model}
+
+
+def _players(config: Config, graph: LoadedGraph, reached: Mapping[str | None, Reached]) -> dict[str, Player]:
+    # One salt for all roles of a model: what they share of a prompt is still found again.
+    salts = {name: {"cache_salt": token_hex(16)} for name, model in config.models.items() if model.isolate}
+    return {
+        role: _player(config, role, reached[name], salts.get(name or "", {}))
+        for role in graph.roles
+        for name in [_model_of(config, role)]
+    }
+
+
+def _player(config: Config, role: str, reached: Reached, extra: dict[str, Any]) -> Player:
     adapter = config.roles.get(role, RoleConfig()).adapter
-    model = ChatVLLM(model=served.model, adapter=adapter, pool=served.pool)
-    return Player(model=model, sampling=_sampling(config, role))
+    name = _model_of(config, role)
+    return Player(
+        model=ChatVLLM(model=reached.model, adapter=adapter, pool=reached.pool, extra=extra),
+        sampling=_sampling(config, role),
+        priority=name is not None and _goes_by_priority(config.models[name]),
+        adapter_sha256=reached.adapters.get(adapter) if adapter else None,
+    )
+
+
+def _goes_by_priority(model: ModelConfig) -> bool:
+    if model.priority is not None:
+        return model.priority
+    return model.serve is not None and not any("fcfs" in argument for argument in model.serve.args)
 
 
 def _sampling(config: Config, role: str) -> dict[str, Any]:
@@ -147,50 +205,3 @@ def _refuse_adapters(config: Config) -> None:
     for role, settings in config.roles.items():
         if settings.adapter is not None:
             raise ConfigError(f"roles.{role}.adapter: the embedded model has none; name your own model under `models:`")
-
-
-async def _start_embedded(stack: AsyncExitStack, logs: Path | None, on_request: OnRequest | None) -> _Served:
-    server = EmbeddedServer(slots=EMBEDDED_SLOTS, log=_log_file(logs))
-    await stack.enter_async_context(server)
-    pool = await stack.enter_async_context(EndpointPool(server.url, on_request=on_request))
-    return _Served(model=server.model, pool=pool, max_model_len=server.context)
-
-
-async def _reach(
-    name: str,
-    config: Config,
-    graph: LoadedGraph,
-    stack: AsyncExitStack,
-    endless: bool,
-    on_request: OnRequest | None,
-) -> _Served:
-    model = config.models[name]
-    if model.model is None:
-        raise ConfigError(
-            f"models.{name}.serve: this version does not launch vLLM itself; start the server, and give its `url:` here"
-        )
-    try:
-        pool = EndpointPool(
-            model.url,
-            api_key=model.secret(),
-            timeout=model.timeout,
-            patience=math.inf if endless else model.patience,
-            on_request=on_request,
-        )
-        await stack.enter_async_context(pool)
-        entries = await pool.check(model.model)
-        for role in graph.roles:
-            adapter = config.roles.get(role, RoleConfig()).adapter
-            if adapter is not None and _model_of(config, role) == name:
-                await pool.check(adapter)
-    except (ConfigError, EndpointRefused, EndpointUnreachable) as error:
-        raise type(error)(f"models.{name}: {error}") from error
-    lengths = [entry.max_model_len for entry in entries if entry.max_model_len is not None]
-    return _Served(model=model.model, pool=pool, max_model_len=min(lengths, default=None))
-
-
-def _log_file(folder: Path | None) -> Path | None:
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "embedded.log"
