@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -64,6 +64,19 @@ class EndpointConfig(BaseModel):
     """Prompt tokens that one step prefills at most."""
     max_num_queued_reqs: int | None = Field(default=None, ge=0)
     """Sequences that may wait; more are refused with 503. None for no bound."""
+    scheduling_policy: Literal["priority", "fcfs"] = "priority"
+    """vLLM's own default is `fcfs`, under which it takes no notice of a request's `priority`."""
+    allow_runtime_lora: bool = False
+    """Whether adapters may be loaded and unloaded while it runs, as with VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
+    tool_parser: bool = True
+    """Whether it was started with `--enable-auto-tool-choice` and `--tool-call-parser`: it refuses tools otherwise."""
+    tool_rate: float = Field(default=0.5, ge=0, le=1)
+    """How often a model that may call a tool does."""
+    reasoning: bool = False
+    """Whether the model thinks before it answers, and a reasoning parser keeps that apart. A request's
+    `chat_template_kwargs: {"enable_thinking": …}` goes before it."""
+    engine_dead: bool = False
+    """Whether the engine has died behind the server: `/health` is 503, `/v1/models` still answers, requests fail."""
     latency: Latency = Latency()
     faults: tuple[Fault, ...] = ()
     completion_tokens: float = Field(default=64.0, ge=1)
@@ -99,12 +112,13 @@ class EndpointConfig(BaseModel):
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> Self:
-        if self.api_key is None and not _is_loopback(self.host):
+        if self.api_key is None and not is_loopback(self.host):
             raise ValueError(f"host {self.host!r} can be reached from other machines: set api_key, or use 127.0.0.1")
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
     if host == "localhost":
         return True
     try:

@@ -7,6 +7,7 @@ free for a token, the sequence that is last in line is preempted: it waits again
 
 import asyncio
 import heapq
+import time
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
@@ -41,6 +42,8 @@ class Sequence:
     streams: bool = False
     """Whether someone follows it token by token."""
     lease: Lease | None = None
+    first_token_at: float | None = None
+    """When it was given its first token, on `time.perf_counter`."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at its end, and at each token where it streams; shared by the sequences of one request."""
 
@@ -75,6 +78,9 @@ class Engine:
         self.waiting: list[Sequence] = []
         self.preemptions = 0
         self.rejections = 0
+        self.prompt_tokens = 0
+        """Of all sequences that were admitted."""
+        self.generated_tokens = 0
         self._arrivals = count()
         self._steps: asyncio.Task[None] | None = None
 
@@ -109,9 +115,20 @@ class Engine:
                 self.waiting.remove(sequence)
                 heapq.heapify(self.waiting)
 
+    def end(self, sequences: Iterable[Sequence]) -> None:
+        """Ends the sequences where they are, as if that had been all that they were to be given."""
+        sequences = [*sequences]
+        self.abort(sequences)
+        for sequence in sequences:
+            sequence.completion = sequence.completion[: sequence.generated]
+            sequence.cached_tokens = max(0, sequence.cached_tokens)
+            sequence.moved.set()
+
     def _finish_at_once(self, sequence: Sequence) -> None:
         sequence.cached_tokens = self.cache.answer(sequence.prompt, sequence.completion, sequence.root)
         sequence.generated = len(sequence.completion)
+        self.prompt_tokens += len(sequence.prompt)
+        self.generated_tokens += sequence.generated
         sequence.moved.set()
 
     async def _run(self) -> None:
@@ -139,6 +156,7 @@ class Engine:
             sequence.to_prefill = len(sequence.tokens) - lease.cached_tokens
             if sequence.cached_tokens < 0:
                 sequence.cached_tokens = lease.cached_tokens
+                self.prompt_tokens += len(sequence.prompt)
             self.running.append(sequence)
 
     def _prefill(self) -> int:
@@ -157,6 +175,9 @@ class Engine:
             if not self._make_room(sequence):
                 continue
             sequence.generated += 1
+            self.generated_tokens += 1
+            if sequence.first_token_at is None:
+                sequence.first_token_at = time.perf_counter()
             if sequence.streams or sequence.finished:
                 sequence.moved.set()
             if sequence.finished:

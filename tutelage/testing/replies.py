@@ -18,7 +18,9 @@ from tutelage.testing.endpoint_config import EndpointConfig
 from tutelage.testing.faults import Fault
 from tutelage.testing.schema_filler import Draw, SchemaError, violation
 from tutelage.testing.tokenizer import tokenize
-from tutelage.testing.vllm_protocol import Call, Choice, bad_request
+from tutelage.testing.tool_calling import Offer
+from tutelage.testing.vllm_replies import Choice, Piece
+from tutelage.testing.vllm_requests import Call, bad_request
 
 ReplyHook = Callable[[dict[str, Any], Random], str | None]
 """Given a request's body and a seeded generator: the text to answer, or None to leave it to the simulation."""
@@ -83,9 +85,24 @@ class Replier:
         text = self._spoilt(call, fault)
         if text is None and self._hook is not None:
             text = self._hook(call.body, rng)
+        thought = prose.write(rng, self._length(call, rng)) if call.reasons else None
+        offer = self._called(call, rng) if text is None else None
+        if offer is not None:
+            arguments = offer.arguments(Draw(rng=rng, accept_rate=self.config.accept_rate))
+            called = Piece(
+                kind="call", tokens=tokenize(arguments), name=offer.name, id=f"chatcmpl-tool-{rng.getrandbits(64):016x}"
+            )
+            return _in_pieces(call, thought, called)
         if text is None:
             text = self._shaped(call, rng) if call.shape else prose.write(rng, self._length(call, rng))
-        return _cut(call, text)
+        if thought is None:
+            return _cut(call, text)
+        return _in_pieces(call, thought, Piece(kind="content", tokens=tokenize(text) or ("",)))
+
+    def _called(self, call: Call, rng: Random) -> Offer | None:
+        if call.calling == "none" or (call.calling == "auto" and rng.random() >= self.config.tool_rate):
+            return None
+        return rng.choice(call.offers)
 
     def _spoilt(self, call: Call, fault: Fault | None) -> str | None:
         if fault is not None and fault.kind == "empty":
@@ -116,6 +133,21 @@ def _cut(call: Call, text: str) -> Choice:
     # A model that says nothing has still generated the token that ends its turn.
     tokens = tokenize(text) or ("",)
     if len(tokens) > call.max_tokens or (call.ignore_eos and len(tokens) == call.max_tokens):
-        tokens = tokens[: call.max_tokens]
-        return Choice(text="".join(tokens), tokens=tokens, finish_reason="length")
-    return Choice(text=text, tokens=tokens, finish_reason="stop", stop_reason=stop)
+        return Choice(tokens=tokens[: call.max_tokens], finish_reason="length")
+    return Choice(tokens=tokens, finish_reason="stop", stop_reason=stop)
+
+
+def _in_pieces(call: Call, thought: str | None, said: Piece) -> Choice:
+    """A reply that thinks first, or calls a tool; stop texts are not looked for in it."""
+    pieces = (said,) if thought is None else (Piece(kind="reasoning", tokens=tokenize(thought)), said)
+    # As in OpenAI's API, a tool that was called by name does not count as one that the model chose to call.
+    reason = "tool_calls" if said.kind == "call" and call.calling != "named" else "stop"
+    choice = Choice(
+        tokens=tuple(token for piece in pieces for token in piece.tokens),
+        finish_reason=reason,
+        pieces=pieces,
+        hides_reasoning=not call.shows_reasoning,
+    )
+    if len(choice.tokens) > call.max_tokens:
+        choice.cut(call.max_tokens, "length")
+    return choice

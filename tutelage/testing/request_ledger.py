@@ -5,13 +5,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 
 from tutelage.testing.endpoint_config import EndpointConfig
-from tutelage.testing.vllm_protocol import Call, Choice
+from tutelage.testing.vllm_replies import Choice
+from tutelage.testing.vllm_requests import Call
 
 Outcome = Literal["open", "answered", "refused", "broken", "disconnected"]
 
@@ -39,10 +40,12 @@ class RequestRecord:
     completion_tokens: int = 0
     seconds: float = 0.0
     """From arrival to the end."""
+    started: float = field(default_factory=time.perf_counter)
+    """On a clock that only goes forward."""
 
     def row(self) -> dict[str, Any]:
         """The record as JSON, with the body read."""
-        row = {name: getattr(self, name) for name in self.__slots__ if name != "body"}
+        row = {name: getattr(self, name) for name in self.__slots__ if name not in ("body", "started")}
         # aiohttp's header names are a subclass of str, which orjson refuses as keys.
         row["headers"] = {str(name): value for name, value in self.headers.items()}
         try:
@@ -77,10 +80,10 @@ class RequestLedger:
         self._requests.append(record)
         return record
 
-    def close(self, record: RequestRecord, seconds: float) -> None:
+    def close(self, record: RequestRecord) -> None:
         """Notes that a request has ended, and how long it took."""
         self.under_way -= 1
-        record.seconds = seconds
+        record.seconds = time.perf_counter() - record.started
 
     def answer(self, call: Call, choices: list[Choice], fault: str | None) -> None:
         """Enters an answer, about to be sent."""

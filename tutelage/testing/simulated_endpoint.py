@@ -143,7 +143,7 @@ class SimulatedEndpoint:
         return list(orjson.loads(self._call("GET", "/simulated/faults")))
 
     def configure(self, **changes: Any) -> None:
-        """Changes latency, accept rate, length of replies, batch or queue while it runs.
+        """Changes latency, accept rate, tool rate, length of replies, reasoning, batch or queue, or has the engine die.
 
         Raises:
             TutelageError: a field that cannot be changed, or a value that does not fit.

@@ -1,4 +1,4 @@
-"""The wire format of vLLM's OpenAI-compatible server, as version 0.32 answers: requests read, replies and refusals written.
+"""Requests to vLLM's OpenAI-compatible server, read and refused as version 0.32 does.
 
 What vLLM ignores is ignored here too: unknown keys, and the `guided_*` fields that were removed from it.
 """
@@ -6,17 +6,17 @@ What vLLM ignores is ignored here too: unknown keys, and the `guided_*` fields t
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any, Literal
 from uuid import uuid4
 
 import orjson
 
-from tutelage.testing import schema_filler
+from tutelage.testing import grammar, schema_filler
 from tutelage.testing.endpoint_config import EndpointConfig
 from tutelage.testing.faults import RequestKind
 from tutelage.testing.schema_filler import Draw, SchemaError
-from tutelage.testing.tokenizer import chat_tokens, content_text, token_ids, tokenize
+from tutelage.testing.tokenizer import chat_tokens, content_text, tokenize
+from tutelage.testing.tool_calling import Calling, Offer, ToolError, read_tools
 
 Api = Literal["chat", "completions"]
 Shape = Callable[[Draw], str]
@@ -88,6 +88,13 @@ class Call:
     top_logprobs: int | None
     """None where no logprobs are asked for."""
     return_token_ids: bool
+    offers: tuple[Offer, ...]
+    """The tools that may be called."""
+    calling: Calling
+    """Whether one must be."""
+    reasons: bool
+    """Whether the model thinks before it answers, and the server tells the one from the other."""
+    shows_reasoning: bool
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -124,11 +131,14 @@ def read_call(api: Api, body: dict[str, Any], headers: Mapping[str, str], config
     if model not in config.served:
         raise Refusal(404, "NotFoundError", f"The model `{model}` does not exist.", param="model")
     messages, prompt = _read_prompt(api, body)
+    offers, calling = _read_tools(api, body, config)
     greedy = _number(body, "temperature", 1.0, 0, 2) == 0
     n = int(_number(body, "n", 1, 1, 128))
     if greedy and n > 1:
         raise bad_request(f"n must be 1 when using greedy sampling, got {n}.")
     schema, shape = _read_shape(body)
+    if body.get("structured_outputs") and calling == "named":
+        raise bad_request("You can only either use constraints for structured outputs or tools, not both.")
     logprobs = body.get("logprobs")
     top = (body.get("top_logprobs") or 0) if api == "chat" else logprobs
     seed = body.get("seed")
@@ -152,13 +162,28 @@ def read_call(api: Api, body: dict[str, Any], headers: Mapping[str, str], config
         stop=[stop] if isinstance(stop, str) else list(stop),
         stream=bool(body.get("stream")),
         include_usage=bool(_mapping(body, "stream_options").get("include_usage")),
-        priority=_read_priority(body, headers),
+        priority=_read_priority(body, headers) if config.scheduling_policy == "priority" else 0,
         cache_salt=body.get("cache_salt"),
         schema=schema,
         shape=shape,
         top_logprobs=int(top or 0) if logprobs not in (None, False) else None,
         return_token_ids=bool(body.get("return_token_ids")),
+        offers=offers,
+        calling=calling,
+        reasons=api == "chat" and bool(_mapping(body, "chat_template_kwargs").get("enable_thinking", config.reasoning)),
+        shows_reasoning=bool(body.get("include_reasoning", True)),
     )
+
+
+def _read_tools(api: Api, body: dict[str, Any], config: EndpointConfig) -> tuple[tuple[Offer, ...], Calling]:
+    if api != "chat" or not (body.get("tools") or body.get("tool_choice")):
+        return (), "none"
+    try:
+        return read_tools(body, with_parser=config.tool_parser)
+    except ToolError as error:
+        raise bad_request(str(error), param=error.param) from error
+    except SchemaError as error:
+        raise bad_request(f"Grammar error: {error}") from error
 
 
 def _read_prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, tuple[str, ...]]:
@@ -173,6 +198,8 @@ def _read_prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, tuple[str, ...]
             generation_prompt=body.get("add_generation_prompt", True),
             continue_final=body.get("continue_final_message", False),
         )
+        if body.get("tools"):
+            tokens = (*tokenize(orjson.dumps(body["tools"]).decode()), *tokens)
     except ValueError as error:
         raise _invalid("messages" if api == "chat" else "prompt", str(error)) from error
     return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), tokens
@@ -209,6 +236,7 @@ def _read_shape(body: dict[str, Any]) -> tuple[Any, Shape | None]:
     """The schema, if any, and what draws a text that fits."""
     asked = _mapping(body, "response_format")
     outputs = _mapping(body, "structured_outputs")
+    _check_outputs(outputs)
     try:
         if asked.get("type") == "json_schema":
             schema = _mapping(asked, "json_schema").get("schema")
@@ -223,11 +251,31 @@ def _read_shape(body: dict[str, Any]) -> tuple[Any, Shape | None]:
             return None, lambda draw: sampler(draw.rng)
         if outputs.get("choice") is not None:
             return None, _choice_shape(outputs["choice"])
+        if outputs.get("grammar") is not None:
+            drawn = grammar.compile_grammar(outputs["grammar"])
+            return None, lambda draw: drawn(draw.rng)
         if outputs:
-            raise SchemaError(f"the simulated endpoint follows json, regex and choice, not {', '.join(outputs)}")
+            raise SchemaError(
+                f"the simulated endpoint follows json, regex, choice and grammar, not {', '.join(outputs)}"
+            )
     except (SchemaError, orjson.JSONDecodeError) as error:
         raise bad_request(f"Grammar error: {error}") from error
     return None, None
+
+
+_CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+
+
+def _check_outputs(outputs: Mapping[str, Any]) -> None:
+    asked = [name for name in _CONSTRAINTS if outputs.get(name) is not None]
+    if len(asked) > 1:
+        raise bad_request(
+            f"You can only use one kind of structured outputs constraint but multiple are specified: {outputs}"
+        )
+    if outputs.get("choice") == []:
+        raise bad_request("Choice '[]' cannot be an empty list")
+    if isinstance(outputs.get("grammar"), str) and not outputs["grammar"].strip():
+        raise bad_request("structured_outputs.grammar cannot be an empty string")
 
 
 def _json_shape(schema: Any) -> Shape:
@@ -266,135 +314,3 @@ def _mapping(body: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _invalid(name: str, message: str) -> Refusal:
     return bad_request(f"[{{'type': 'value_error', 'loc': ('body', '{name}'), 'msg': '{message}'}}]")
-
-
-@dataclass(slots=True, kw_only=True)
-class Choice:
-    """One completion of a call."""
-
-    text: str
-    tokens: tuple[str, ...]
-    finish_reason: str
-    stop_reason: str | None = None
-
-
-def usage(call: Call, choices: list[Choice], cached_tokens: int) -> dict[str, Any]:
-    """The token counts of a reply."""
-    completion = sum(len(choice.tokens) for choice in choices)
-    return {
-        "prompt_tokens": len(call.prompt),
-        "total_tokens": len(call.prompt) + completion,
-        "completion_tokens": completion,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
-    }
-
-
-def reply_body(call: Call, choices: list[Choice], cached_tokens: int) -> bytes:
-    """A whole reply."""
-    body = {
-        "id": call.id,
-        "object": "chat.completion" if call.api == "chat" else "text_completion",
-        "created": call.created,
-        "model": call.model,
-        "choices": [_choice_body(call, index, choice) for index, choice in enumerate(choices)],
-        "service_tier": None,
-        "system_fingerprint": None,
-        "usage": usage(call, choices, cached_tokens),
-        "prompt_logprobs": None,
-        "prompt_token_ids": token_ids(call.prompt) if call.return_token_ids else None,
-        "kv_transfer_params": None,
-    }
-    return orjson.dumps(body)
-
-
-def _choice_body(call: Call, index: int, choice: Choice) -> dict[str, Any]:
-    body = {
-        "index": index,
-        "logprobs": _logprobs(call, choice.tokens),
-        "finish_reason": choice.finish_reason,
-        "stop_reason": choice.stop_reason,
-        "token_ids": token_ids(choice.tokens) if call.return_token_ids else None,
-    }
-    if call.api == "completions":
-        return {**body, "text": choice.text, "prompt_logprobs": None}
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": choice.text,
-        "refusal": None,
-        "annotations": None,
-        "audio": None,
-        "function_call": None,
-        "tool_calls": [],
-        "reasoning": None,
-    }
-    return {**body, "message": message}
-
-
-def chunk(
-    call: Call, index: int, text: str | None, choice: Choice | None = None, tokens: tuple[str, ...] = ()
-) -> bytes:
-    """One server-sent event of a stream.
-
-    Args:
-        call: what is answered.
-        index: of the choice.
-        text: what is added; None for the first event of a chat's choice, which gives the role.
-        choice: given with the last event of a choice, which says how it finished.
-        tokens: of `text`.
-    """
-    body: dict[str, Any] = {
-        "index": index,
-        "logprobs": _logprobs(call, tokens) if tokens else None,
-        "finish_reason": choice.finish_reason if choice else None,
-        "stop_reason": choice.stop_reason if choice else None,
-        "token_ids": token_ids(tokens) if call.return_token_ids and tokens else None,
-    }
-    if call.api == "completions":
-        body["text"] = text or ""
-    else:
-        body["delta"] = {"role": "assistant", "content": ""} if text is None else {"content": text}
-    return _event(call, choices=[body])
-
-
-def usage_chunk(call: Call, choices: list[Choice], cached_tokens: int) -> bytes:
-    """The event after the last choice, for `stream_options.include_usage`."""
-    return _event(call, choices=[], usage=usage(call, choices, cached_tokens))
-
-
-def _event(call: Call, **more: Any) -> bytes:
-    kind = "chat.completion.chunk" if call.api == "chat" else "text_completion"
-    return (
-        b"data: "
-        + orjson.dumps({"id": call.id, "object": kind, "created": call.created, "model": call.model, **more})
-        + b"\n\n"
-    )
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def _logprobs(call: Call, tokens: tuple[str, ...]) -> dict[str, Any] | None:
-    if call.top_logprobs is None:
-        return None
-    ranked = [_ranked(token, call.top_logprobs) for token in tokens]
-    if call.api == "chat":
-        return {"content": [{**top[0], "top_logprobs": top[: call.top_logprobs]} for top in ranked]}
-    starts = [0]
-    for token in tokens:
-        starts.append(starts[-1] + len(token))
-    return {
-        "text_offset": starts[:-1],
-        "token_logprobs": [top[0]["logprob"] for top in ranked],
-        "tokens": list(tokens),
-        "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in ranked],
-    }
-
-
-def _ranked(token: str, alternatives: int) -> list[dict[str, Any]]:
-    rng = Random(token)
-    logprob, ranked = 0.0, []
-    for place in range(max(1, alternatives)):
-        logprob -= rng.uniform(0.01, 2.0)
-        text = token if place == 0 else f"{token}~{place}"
-        ranked.append({"token": text, "logprob": round(logprob, 6), "bytes": list(text.encode())})
-    return ranked
