@@ -4,11 +4,12 @@
 
 It knows all prompts beforehand and keeps nothing of the replies, so that nothing but the server holds it back. A client
 takes a dialogue and makes its calls one after the other, as they were made in the run, then takes the next: a prompt
-finds in the prefix cache what it found there in the run.
+finds in the prefix cache what it found there in the run. Printed is how many calls were in flight on average.
 """
 
 import asyncio
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,19 @@ def write_calls(path: Path, dialogues: Iterable[Sequence[Body]]) -> None:
     path.write_bytes(b"".join(orjson.dumps(dialogue, option=orjson.OPT_APPEND_NEWLINE) for dialogue in dialogues))
 
 
-async def replay(dialogues: Sequence[Sequence[bytes]], url: str, clients: int) -> None:
+def in_flight(project: Project) -> float:
+    """How many calls of a run were in flight on average (Little's law), by its transcripts.
+
+    A call that waits for its place before it is sent counts, too: the loop is rather given too many than too few.
+    """
+    transcripts = project.transcripts()
+    seconds = sum(call.seconds for transcript in transcripts for call in transcript.calls())
+    began = min(transcript.started for transcript in transcripts)
+    ended = max(transcript.finished for transcript in transcripts)
+    return seconds / (ended - began).total_seconds()
+
+
+async def replay(dialogues: Sequence[Sequence[bytes]], url: str, clients: int) -> float:
     """Makes all calls.
 
     Args:
@@ -69,27 +82,35 @@ async def replay(dialogues: Sequence[Sequence[bytes]], url: str, clients: int) -
         url: The server's, with the `/v1`.
         clients: Calls in flight at once.
 
+    Returns:
+        How many were in flight on average: fewer, for of the last dialogues there are less than clients.
+
     Raises:
         ClientResponseError: A call was not answered with 200.
     """
-    queue = iter(dialogues)
+    queue, seconds = iter(dialogues), 0.0
     headers = {"Content-Type": "application/json"}
     timeout = aiohttp.ClientTimeout(total=None)
     connector = aiohttp.TCPConnector(limit=0)
 
     async def client(session: aiohttp.ClientSession) -> None:
+        nonlocal seconds
         for dialogue in queue:
             for body in dialogue:
+                sent = time.monotonic()
                 async with session.post(f"{url}/chat/completions", data=body) as response:
                     await response.read()
+                seconds += time.monotonic() - sent
 
+    began = time.monotonic()
     async with aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=timeout, raise_for_status=True
     ) as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
+    return seconds / (time.monotonic() - began)
 
 
 if __name__ == "__main__":
     with Path(sys.argv[1]).open("rb") as file:
         bodies = [[orjson.dumps(body) for body in orjson.loads(line)] for line in file]
-    uvloop.run(replay(bodies, sys.argv[2], int(sys.argv[3])))
+    print(uvloop.run(replay(bodies, sys.argv[2], int(sys.argv[3]))))

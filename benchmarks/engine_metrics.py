@@ -55,17 +55,6 @@ class Look:
     """Seconds on the monotonic clock."""
     generated: float
     """Tokens since the server's start."""
-    in_flight: float
-    """Requests that run or wait."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How fast a server was over a window, and how much it had to do."""
-
-    tokens_per_second: float
-    in_flight: float
-    """On average."""
 
 
 def read(url: str) -> Mapping[str, float]:
@@ -84,8 +73,8 @@ def read(url: str) -> Mapping[str, float]:
     return values
 
 
-def pace(looks: Sequence[Look], window: tuple[float, float] = WINDOW) -> Pace:
-    """How fast tokens came while the middle part of them came.
+def pace(looks: Sequence[Look], window: tuple[float, float] = WINDOW) -> float:
+    """How many tokens came in a second while the middle part of them came.
 
     Args:
         looks: In order of time; the first before anything was asked, the last after everything was answered.
@@ -93,11 +82,7 @@ def pace(looks: Sequence[Look], window: tuple[float, float] = WINDOW) -> Pace:
     """
     first, last = looks[0].generated, looks[-1].generated
     begin, end = (_when(looks, first + share * (last - first)) for share in window)
-    inside = [look.in_flight for look in looks if begin <= look.at <= end]
-    return Pace(
-        tokens_per_second=(window[1] - window[0]) * (last - first) / (end - begin),
-        in_flight=sum(inside) / len(inside),
-    )
+    return (window[1] - window[0]) * (last - first) / (end - begin)
 
 
 def _when(looks: Sequence[Look], generated: float) -> float:
@@ -139,11 +124,5 @@ class Follow:
             self._look()
 
     def _look(self) -> None:
-        said = read(self._url)
-        self.looks.append(
-            Look(
-                at=time.monotonic(),
-                generated=said["vllm:generation_tokens_total"],
-                in_flight=said["vllm:num_requests_running"] + said["vllm:num_requests_waiting"],
-            )
-        )
+        generated = read(self._url)["vllm:generation_tokens_total"]
+        self.looks.append(Look(at=time.monotonic(), generated=generated))

@@ -13,7 +13,6 @@ Without `--url`, vLLM's CPU build is launched from .venv-vllm (`tests/real/envir
 """
 
 import argparse
-import math
 import statistics
 import subprocess
 import sys
@@ -28,8 +27,8 @@ import orjson
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.closed_loop import calls_of_run, write_calls
-from benchmarks.engine_metrics import Follow, Pace, Work, pace
+from benchmarks.closed_loop import calls_of_run, in_flight, write_calls
+from benchmarks.engine_metrics import Follow, Work, pace
 from benchmarks.lesson import write_briefs
 from benchmarks.run_process import ROOT, Project, tidy_on_sigterm
 from benchmarks.small_model import small_model
@@ -56,7 +55,9 @@ SERVER_FLAGS: Final = (
 class Side:
     """What one of the two did in one round."""
 
-    pace: Pace
+    tokens_per_second: float
+    in_flight: float
+    """Calls, on average over the whole round, as who makes them sees it."""
     work: Work
 
 
@@ -71,7 +72,7 @@ class Round:
 
     @property
     def ratio(self) -> float:
-        return self.run.pace.tokens_per_second / self.loop.pace.tokens_per_second
+        return self.run.tokens_per_second / self.loop.tokens_per_second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,38 +111,39 @@ def measure(server: Server, folder: Path, options: argparse.Namespace) -> list[R
     Raises:
         SystemExit: A run or a loop failed, or the two did not do the same work.
     """
-    recorded, first = _run(server, folder, "warm-up", options)
-    runs, rounds, absent = [first.pace.in_flight], [], 0.0
+    recorded, first = _run(server, folder, "warm-up-run", options)
+    loop = _loop(server, folder, recorded, "warm-up-loop", options.concurrency)
+    # Of the loop's clients some are idle on average: those that have no dialogue left at the end.
+    idle = options.concurrency - loop.in_flight
+    runs, rounds = [first.in_flight], []
     for number in range(options.rounds):
-        # A client is away for a moment between two calls, too: as many more of them as were missing last time.
-        clients = max(1, math.ceil(statistics.median(runs) + absent - 0.05))
+        clients = max(1, round(statistics.median(runs) + idle))
         sides: dict[str, Side] = {}
         for name in ("run", "loop") if number % 2 == 0 else ("loop", "run"):
             print(f"{server.model}: round {number + 1} of {options.rounds}: {name}", file=sys.stderr)
-            salt = f"{name}-{number}"
             if name == "run":
-                _, sides[name] = _run(server, folder, salt, options)
+                _, sides[name] = _run(server, folder, f"run-{number}", options)
             else:
-                sides[name] = _loop(server, folder, recorded, salt, clients)
+                sides[name] = _loop(server, folder, recorded, f"loop-{number}", clients)
         made = Round(run=sides["run"], loop=sides["loop"], clients=clients)
         _check_same(made)
-        runs.append(made.run.pace.in_flight)
-        absent = max(0.0, clients - made.loop.pace.in_flight)
+        idle = clients - made.loop.in_flight
+        runs.append(made.run.in_flight)
         rounds.append(made)
     return rounds
 
 
-def _run(server: Server, folder: Path, salt: str, options: argparse.Namespace) -> tuple[Project, Side]:
+def _run(server: Server, folder: Path, name: str, options: argparse.Namespace) -> tuple[Project, Side]:
     roles = {
         role: {
             "max_tokens": max(1, round(options.tokens * times)),
             # Each round has a prefix cache of its own, empty at first: vLLM shares no block between two salts.
-            "extra": {"ignore_eos": True, "cache_salt": salt},
+            "extra": {"ignore_eos": True, "cache_salt": name},
         }
         for role, times in LENGTHS.items()
     }
     project = Project.write(
-        folder / salt,
+        folder / name,
         server.url,
         briefs=0,
         graph=GRAPH,
@@ -151,41 +153,49 @@ def _run(server: Server, folder: Path, salt: str, options: argparse.Namespace) -
         concurrency=options.concurrency,
     )
     write_briefs(project.folder / "briefs.jsonl", 0, options.dialogues)
-    side = _followed(server, project.start())
-    if (made := len(project.transcripts())) != options.dialogues:
-        raise SystemExit(f"the run made {made} of {options.dialogues} dialogues:\n{project.said.read_text()[-3000:]}")
-    return project, side
+    process = project.start()
+    speed, work = _follow(server, process)
+    outcomes = [transcript.outcome for transcript in project.transcripts()]
+    if process.returncode or any(outcome.status != "completed" for outcome in outcomes):
+        raise SystemExit(f"the run failed: {outcomes[:1]}\n{project.said.read_text()[-3000:]}")
+    return project, Side(tokens_per_second=speed, in_flight=in_flight(project), work=work)
 
 
-def _loop(server: Server, folder: Path, recorded: Project, salt: str, clients: int) -> Side:
-    calls = folder / f"{salt}.jsonl"
-    write_calls(calls, calls_of_run(recorded, cache_salt=salt))
+def _loop(server: Server, folder: Path, recorded: Project, name: str, clients: int) -> Side:
+    calls, said = folder / f"{name}.jsonl", folder / f"{name}.said"
+    write_calls(calls, calls_of_run(recorded, cache_salt=name))
     command = [sys.executable, "-m", "benchmarks.closed_loop", str(calls), server.url, str(clients)]
-    return _followed(server, subprocess.Popen(command, cwd=ROOT))
+    with said.open("wb") as stdout:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stdout)
+        speed, work = _follow(server, process)
+    if process.returncode:
+        raise SystemExit("the closed loop failed: it says why above")
+    return Side(tokens_per_second=speed, in_flight=float(said.read_text()), work=work)
 
 
-def _followed(server: Server, process: "subprocess.Popen[bytes]") -> Side:
-    """Waits for the end of a process that asks the server, and of nobody else that does."""
+def _follow(server: Server, process: "subprocess.Popen[bytes]") -> tuple[float, Work]:
+    """Waits for the end of a process that asks the server; gives the tokens a second, and what the server did."""
     before = Work.of(server.url)
     try:
         with Follow(server.url) as followed:
-            code = process.wait(PATIENCE)
+            process.wait(PATIENCE)
     finally:
         process.kill()
         process.wait()
-    if code:
-        raise SystemExit(f"{process.args!r} ended with exit code {code}")
-    return Side(pace=pace(followed.looks), work=Work.of(server.url) - before)
+    return pace(followed.looks), Work.of(server.url) - before
 
 
 def _check_same(made: Round) -> None:
     run, loop = made.run.work, made.loop.work
-    generated = abs(run.generated - loop.generated) / loop.generated
-    prompt = abs(run.prompt - loop.prompt) / loop.prompt
-    if max(generated, prompt) > SAME:
+    differing = max(
+        abs(run.generated - loop.generated) / loop.generated,
+        abs(run.prompt - loop.prompt) / loop.prompt,
+        abs(run.cached - loop.cached) / loop.prompt,
+    )
+    if differing > SAME:
         raise SystemExit(
             f"the run and the loop did not do the same work, so they cannot be compared: {run} against {loop}. "
-            "Does something else use the server?"
+            "Does something else use the server? Does it answer otherwise in another batch (bfloat16)?"
         )
 
 
@@ -208,7 +218,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", default=["smollm2", "tiny"], help="smollm2, tiny; with --url its name")
     parser.add_argument("--url", help="of a vLLM server that runs already, with nobody else on it")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dialogues", type=int, default=32, help="of a run; at least twice --concurrency")
+    parser.add_argument("--dialogues", type=int, default=64, help="of a run; at least twice --concurrency")
     parser.add_argument("--messages", type=int, default=6, help="turns of a dialogue")
     parser.add_argument("--concurrency", type=int, default=16, help="dialogues under way at once")
     parser.add_argument("--tokens", type=int, default=48, help="of a reply, on average")
@@ -245,10 +255,10 @@ def _print(measured: dict[str, list[Round]], options: argparse.Namespace) -> Non
 
 
 def _figures(sides: Sequence[Side]) -> tuple[str, str, str]:
-    speeds = [side.pace.tokens_per_second for side in sides]
+    speeds = [side.tokens_per_second for side in sides]
     return (
         f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})",
-        f"{statistics.median(side.pace.in_flight for side in sides):.1f}",
+        f"{statistics.median(side.in_flight for side in sides):.1f}",
         f"{statistics.median(side.work.cached_share for side in sides):.1%}",
     )
 
