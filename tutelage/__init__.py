@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from tutelage.config import Config
     from tutelage.dialogue.agent import Agent
     from tutelage.dialogue.brief import Brief, Misconception
+    from tutelage.dialogue.candidates import Choice
     from tutelage.dialogue.cast import Cast, Limits, Player
     from tutelage.dialogue.critique import add_critique_loop
     from tutelage.dialogue.graph import needs
     from tutelage.dialogue.nodes import Utterance, assess, draft, review, speak
+    from tutelage.dialogue.shapes import Grammar, Matching, OneOf
     from tutelage.dialogue.state import Dialogue
     from tutelage.dialogue.stopping import Reason, completed, max_messages, max_tokens, stop_or
     from tutelage.dialogue.turn import Attempt, Call, Issue, Outcome, Review, Step, Turn, Verdict
@@ -26,10 +28,12 @@ _PLACES = {
     "tutelage.config": ["Config"],
     "tutelage.dialogue.agent": ["Agent"],
     "tutelage.dialogue.brief": ["Brief", "Misconception"],
+    "tutelage.dialogue.candidates": ["Choice"],
     "tutelage.dialogue.cast": ["Cast", "Limits", "Player"],
     "tutelage.dialogue.critique": ["add_critique_loop"],
     "tutelage.dialogue.graph": ["needs"],
     "tutelage.dialogue.nodes": ["Utterance", "assess", "draft", "review", "speak"],
+    "tutelage.dialogue.shapes": ["Grammar", "Matching", "OneOf"],
     "tutelage.dialogue.state": ["Dialogue"],
     "tutelage.dialogue.stopping": ["Reason", "completed", "max_messages", "max_tokens", "stop_or"],
     "tutelage.dialogue.turn": ["Attempt", "Call", "Issue", "Outcome", "Review", "Step", "Turn", "Verdict"],
@@ -45,11 +49,15 @@ __all__ = [
     "Brief",
     "Call",
     "Cast",
+    "Choice",
     "Config",
     "Dialogue",
+    "Grammar",
     "Issue",
     "Limits",
+    "Matching",
     "Misconception",
+    "OneOf",
     "Outcome",
     "Player",
     "Reason",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
+from tutelage.dialogue.shapes import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,8 @@ class Agent:
     all but their task, and so the endpoint's prefix cache."""
     sees: frozenset[str] = frozenset()
     """The brief's private fields that this role may see: answer, misconception, facts, extra."""
-    reply: type[BaseModel] | None = None
-    """The schema of its replies; none for plain text."""
+    reply: Shape | None = None
+    """The shape of its replies: a schema, `OneOf`, `Matching` or `Grammar`; none for plain text."""
     names_others: bool = False
     """Whether the others' turns are shown with their role's name: for dialogues of three and more."""
     sampling: Mapping[str, Any] = field(default_factory=dict)

@@ -1,54 +1,29 @@
-"""Asking a model in a role: one call, and the repair of a reply that does not fit its schema."""
+"""Asking a model in a role: one call, and the repair of a reply that does not fit what was asked for."""
 
-import hashlib
-import json
-import time
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import count
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar, overload
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableConfig
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.calling import Occasion, Said, call, gives_many
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.prompt import Message, Prompt
+from tutelage.dialogue.shapes import Schema, Shape, TextShape, read_schema, response_format
 from tutelage.dialogue.turn import Call, Step, Verdict
 from tutelage.errors import CallError, ShapeError
-from tutelage.telemetry.traces import agent_span, chat_span
+from tutelage.telemetry.traces import agent_span
+
+__all__ = ["REPAIRS", "Occasion", "Reply", "ask", "ask_for", "ask_for_several", "response_format"]
 
 REPAIRS = 2
-"""How often a reply that is empty or does not fit its schema is asked for again."""
+"""How often a reply that is empty or does not fit its shape is asked for again."""
 
 Value = TypeVar("Value")
-Shape = TypeVar("Shape", bound=BaseModel)
-
-_MESSAGE_TYPES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Occasion:
-    """Where in a dialogue a call is made."""
-
-    dialogue: str
-    turn: int
-    attempt: int = 0
-    retry: int = 0
-    """How often the dialogue was begun anew: asked the same again, a model would fail the same way."""
-
-    def key(self, role: str, candidate: int) -> str:
-        """What tells a call from all others of its dialogue."""
-        again = f"retry {self.retry}/" if self.retry else ""
-        return f"{again}{role}/{self.turn}/{self.attempt}/{candidate}"
-
-    def seed(self, run_seed: int, role: str, candidate: int) -> int:
-        """The seed of a call: 31 bits of a hash, so that a run's calls differ and a run made again does not."""
-        key = f"{run_seed}/{self.dialogue}/{self.key(role, candidate)}"
-        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +35,7 @@ class Reply(Generic[Value]):
     """The text itself, or what its schema made of it."""
     call: Call
     misfits: list[Step]
-    """The replies before this one that were empty or did not fit."""
+    """The replies before this one that were empty or did not fit; of several candidates, the first one has them."""
 
 
 async def ask(agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> Reply[str]:
@@ -70,179 +45,167 @@ async def ask(agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> R
         ShapeError: The reply was empty, also when asked for again.
         CallError: The call failed for good.
     """
-    return await _ask(agent, prompt, cast, occasion, _some_text, schema=None)
+    return (await ask_for_several(1, None, agent, prompt, cast, occasion))[0]
 
 
-async def ask_for(schema: type[Shape], agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> Reply[Shape]:
-    """Asks a role for a reply that fits a schema; the schema goes to the endpoint as a structured output.
+@overload
+async def ask_for(
+    shape: type[Schema], agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion
+) -> Reply[Schema]: ...
+
+
+@overload
+async def ask_for(shape: TextShape, agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> Reply[str]: ...
+
+
+async def ask_for(shape: Shape, agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion) -> Reply[Any]:
+    """Asks a role for a reply of some shape, which goes to the endpoint as a structured output.
 
     Raises:
         ShapeError: The reply did not fit, also when asked for again with the error.
         CallError: The call failed for good.
     """
-    return await _ask(agent, prompt, cast, occasion, partial(_shaped, schema), schema=schema)
+    return (await ask_for_several(1, shape, agent, prompt, cast, occasion))[0]
 
 
-@lru_cache(maxsize=256)
-def response_format(schema: type[BaseModel]) -> dict[str, Any]:
-    """What a request says to have its reply fit a schema.
-
-    It is `response_format` and not vLLM's own `structured_outputs`: llama.cpp ignores the latter without a word.
-    """
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": schema.__name__, "schema": schema.model_json_schema(), "strict": True},
-    }
-
-
-async def _ask(
+async def ask_for_several(
+    n: int,
+    shape: Shape | None,
     agent: Agent,
     prompt: Prompt,
     cast: Cast,
     occasion: Occasion,
-    read: Callable[[str], Value],
     *,
-    schema: type[BaseModel] | None,
-) -> Reply[Value]:
+    journal: bool = False,
+) -> list[Reply[Any]]:
+    """Asks a role for `n` replies to one prompt: in one request, where its model knows how.
+
+    Those that fit are given, which may be fewer; where none does, one is asked for again with the error.
+
+    Args:
+        n: How many.
+        shape: What they are to be like; None for plain text.
+        agent: The role.
+        prompt: What it is shown.
+        cast: Who plays.
+        occasion: Where in the dialogue.
+        journal: Whether the caller makes more calls with what it is given, so that it must not be lost.
+
+    Raises:
+        ShapeError: No reply fitted, also when asked for again with the error.
+        CallError: A call failed for good.
+    """
+    read = partial(_read, shape)
     with bound_contextvars(role=agent.role), agent_span(agent.role, dialogue=occasion.dialogue) as span:
-        reply = await _ask_until_it_fits(agent, prompt, cast, occasion, read, schema=schema)
-        if isinstance(reply.value, Verdict):
-            span.judged(reply.value.verdict)
-        return reply
+        replies = await _ask_until_it_fits(n, shape, read, agent, prompt, cast, occasion, journal)
+        if isinstance(verdict := replies[0].value, Verdict):
+            span.judged(verdict.verdict)
+        return replies
 
 
 async def _ask_until_it_fits(
+    n: int,
+    shape: Shape | None,
+    read: Callable[[str], Any],
     agent: Agent,
     prompt: Prompt,
     cast: Cast,
     occasion: Occasion,
-    read: Callable[[str], Value],
-    *,
-    schema: type[BaseModel] | None,
-) -> Reply[Value]:
+    journal: bool,
+) -> list[Reply[Any]]:
     misfits: list[Step] = []
-    last = REPAIRS
-    for candidate in count():
-        key = occasion.key(agent.role, candidate)
-        if known := cast.journal.recall(occasion.dialogue, key):
-            text, call = known
-            last = max(last, candidate + 1)  # a dialogue that is tried again has one more reply to hope for
+    last, first = n - 1 + REPAIRS, 0
+    while True:
+        wanted = n if first == 0 else 1
+        known = _recalled(range(first, first + wanted), agent, cast, occasion)
+        if known:
+            said = known
+            last = max(last, first + wanted)  # a dialogue that is tried again has one more reply to hope for
         else:
             try:
-                text, call = await _call(agent, prompt, cast, occasion, candidate, schema)
+                said = await _call(agent, prompt, cast, occasion, first, shape, wanted)
             except CallError as error:
                 error.replies = misfits
                 cast.watch.call_failed(role=agent.role, reason=error.reason)
                 raise
-        try:
-            return Reply(text=text, value=read(text), call=call, misfits=misfits)
-        except ValueError as error:  # pydantic's ValidationError is one
-            misfits.append(Step(kind="misfit", role=agent.role, text=text, call=call))
-            complaint = _complaint(error, call)
-            cast.watch.reply_misfit(role=agent.role)
-        if known is None:
-            await cast.journal.keep(occasion.dialogue, key, text, call)
-        if candidate == last:
+        fitting, complaint = _sorted_out(said, read, agent, cast, misfits)
+        if not known and (journal or not fitting):
+            for candidate, (text, record) in enumerate(said, start=first):
+                await cast.journal.keep(occasion.dialogue, occasion.key(agent.role, candidate), text, record)
+        if fitting:
+            return [
+                Reply(text=text, value=value, call=record, misfits=[] if number else misfits)
+                for number, (text, value, record) in enumerate(fitting)
+            ]
+        if first + wanted > last:
             break
+        first += wanted
         prompt = _with_note(prompt, cast.prompts.render("repair", error=complaint))
     raise ShapeError(
         f"the role {agent.role!r} gave {len(misfits)} replies that do not fit what was asked for: {complaint}", misfits
     )
 
 
+def _recalled(candidates: range, agent: Agent, cast: Cast, occasion: Occasion) -> list[Said]:
+    """Those of some replies that an earlier start has journalled."""
+    keys = (occasion.key(agent.role, candidate) for candidate in candidates)
+    return [known for key in keys if (known := cast.journal.recall(occasion.dialogue, key))]
+
+
 async def _call(
-    agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion, candidate: int, schema: type[BaseModel] | None
-) -> tuple[str, Call]:
-    player = cast.player(agent.role)
-    sampling = {**agent.sampling, **player.sampling}
-    options = {**sampling, "seed": occasion.seed(cast.seed, agent.role, candidate)}
-    if schema is not None:
-        options["response_format"] = response_format(schema)
-    config: RunnableConfig = {
-        "run_name": agent.role,
-        "metadata": {"role": agent.role, "view": agent.view, "dialogue": occasion.dialogue},
-    }
-    cast.on_prompt(occasion.dialogue, prompt)
-    with chat_span(
-        role=agent.role,
-        dialogue=occasion.dialogue,
-        provider=player.model._llm_type,
-        model=getattr(player.model, "served_name", None),
-        options=options,
-        prompt=prompt.messages,
-        prompt_sha256=prompt.sha256,
-    ) as span:
-        started = time.monotonic()
-        answer = await player.model.ainvoke([_as_langchain(message) for message in prompt.messages], config, **options)
-        call = _record(answer, prompt, sampling, options["seed"], time.monotonic() - started)
-        text = str(answer.text).strip()
-        span.answered(
-            model=call.model,
-            endpoint=call.endpoint,
-            prompt_tokens=call.prompt_tokens,
-            cached_tokens=call.cached_tokens,
-            completion_tokens=call.completion_tokens,
-            finish_reason=call.finish_reason,
-            text=text,
-            response_id=answer.response_metadata.get("id"),
-        )
-    cast.watch.call_answered(
-        role=agent.role,
-        seconds=call.seconds,
-        prompt_tokens=call.prompt_tokens,
-        cached_tokens=call.cached_tokens,
-        completion_tokens=call.completion_tokens,
-    )
-    return text, call
+    agent: Agent, prompt: Prompt, cast: Cast, occasion: Occasion, first: int, shape: Shape | None, n: int
+) -> list[Said]:
+    """`n` replies: from one request, if the model knows `n` and its endpoint heeds it; else from as many as it takes."""
+    asked = partial(call, agent, prompt, cast, occasion, shape=shape)
+    said: list[Said] = []
+    if n == 1 or gives_many(cast.player(agent.role).model):
+        said = await asked(first=first, n=n)
+    if len(said) < n:
+        said += await _each_alone(asked, range(first + len(said), first + n))
+    return said
 
 
-def _record(answer: AIMessage, prompt: Prompt, sampling: dict[str, Any], seed: int, seconds: float) -> Call:
-    usage = answer.usage_metadata
-    details = answer.response_metadata
-    return Call(
-        model=details.get("model_name", "unknown"),
-        adapter=details.get("adapter"),
-        endpoint=details.get("endpoint"),
-        sampling=sampling,
-        seed=seed,
-        prompt_sha256=prompt.sha256,
-        prompt_tokens=usage["input_tokens"] if usage else 0,
-        cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0) if usage else 0,
-        completion_tokens=usage["output_tokens"] if usage else 0,
-        finish_reason=details.get("finish_reason"),
-        seconds=round(seconds, 4),
-    )
-
-
-@lru_cache(maxsize=4096)
-def _as_langchain(message: Message) -> BaseMessage:
-    # Cached, for each call of a view sends the same messages again, and making them is dear beside sending them.
-    return _MESSAGE_TYPES[message.role](message.content)
-
-
-def _some_text(text: str) -> str:
-    if not text:
-        raise ValueError("the reply was empty")
-    return text
-
-
-def _shaped(schema: type[Shape], text: str) -> Shape:
+async def _each_alone(asked: Callable[..., Coroutine[Any, Any, list[Said]]], candidates: range) -> list[Said]:
+    calls = [asyncio.create_task(asked(first=candidate)) for candidate in candidates]
     try:
-        return schema.model_validate_json(text)
-    except ValidationError:
-        # xgrammar lets raw control characters, a tab for one, into strings whose length the schema bounds.
+        answers = await asyncio.gather(*calls)
+    except BaseException:
+        for each in calls:
+            each.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        raise
+    return [
+        (text, record.model_copy(update={"candidate": candidate}))
+        for candidate, ((text, record),) in zip(candidates, answers, strict=True)
+    ]
+
+
+def _sorted_out(
+    said: Sequence[Said], read: Callable[[str], Any], agent: Agent, cast: Cast, misfits: list[Step]
+) -> tuple[list[tuple[str, Any, Call]], str]:
+    """The replies that fit, and what is to be said of the last one that does not. Misfits are added to the list."""
+    fitting, complaint = [], ""
+    for text, record in said:
         try:
-            lenient = json.loads(text, strict=False)
-        except json.JSONDecodeError:
-            lenient = None
-        if lenient is None:
-            raise
-        return schema.model_validate_json(json.dumps(lenient))
+            fitting.append((text, read(text), record))
+        except ValueError as error:  # pydantic's ValidationError is one
+            misfits.append(Step(kind="misfit", role=agent.role, text=text, call=record))
+            complaint = _complaint(error, record)
+            cast.watch.reply_misfit(role=agent.role)
+    return fitting, complaint
 
 
-def _complaint(error: ValueError, call: Call) -> str:
-    if call.finish_reason == "length":
-        return f"it was cut off after {call.completion_tokens} tokens: be briefer"
+def _read(shape: Shape | None, text: str) -> Any:
+    if shape is None:
+        if not text:
+            raise ValueError("the reply was empty")
+        return text
+    return read_schema(shape, text) if isinstance(shape, type) else shape.read(text)
+
+
+def _complaint(error: ValueError, record: Call) -> str:
+    if record.finish_reason == "length":
+        return f"it was cut off after {record.completion_tokens} tokens: be briefer"
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in error.errors())
     return str(error)

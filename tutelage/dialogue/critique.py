@@ -9,11 +9,13 @@ from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
 from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.candidates import Choose
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.nodes import Update, accept, draft, review
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Router, stop_or
 from tutelage.dialogue.turn import Attempt, Review
+from tutelage.dialogue.view import drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Gate:
         reviewed = _with_reviews(state["attempts"][-1], state["reviews"], self.reviewers)
         attempts = [*state["attempts"][:-1], reviewed]
         revisions = runtime.context.limits.revisions if self.max_revisions is None else self.max_revisions
-        if reviewed.status != "accepted" and len(attempts) <= revisions:
+        if reviewed.status != "accepted" and len(drafts(attempts)) <= revisions:
             return {"attempts": Overwrite(attempts), "reviews": Overwrite([])}
         if reviewed.status != "accepted":
             best = best_draft(attempts)
@@ -44,6 +46,8 @@ def add_critique_loop(
     reviewers: Sequence[Agent],
     then: str | Router,
     max_revisions: int | None = None,
+    candidates: int = 1,
+    choose: Choose | None = None,
 ) -> None:
     """Adds a speaker whose drafts are reviewed before they are said.
 
@@ -57,10 +61,12 @@ def add_critique_loop(
         reviewers: Who reviews each draft.
         then: The node that follows an accepted turn, or what `stop_or` returns.
         max_revisions: How often a draft may be sent back; the run's `limits.revisions` if not given.
+        candidates: How many candidates each draft is chosen from.
+        choose: Which of them is reviewed, as for `speak`.
     """
     gate = f"{speaker.role}_gate"
     names = [reviewer.role for reviewer in reviewers]
-    graph.add_node(speaker.role, draft(speaker))
+    graph.add_node(speaker.role, draft(speaker, candidates=candidates, choose=choose))
     for reviewer in reviewers:
         graph.add_node(reviewer.role, review(reviewer))
         graph.add_edge(speaker.role, reviewer.role)
@@ -71,13 +77,16 @@ def add_critique_loop(
 
 
 def best_draft(attempts: Sequence[Attempt]) -> int:
-    """The index of the draft with the fewest blocking issues, then major, then minor ones; the latest of equals."""
+    """The index of the draft with the fewest blocking issues, then major, then minor ones; the latest of equals.
+
+    Candidates that were not chosen were never reviewed, and do not count.
+    """
 
     def badness(index: int) -> tuple[int, int, int, int]:
         severities = [issue.severity for review in attempts[index].reviews for issue in review.issues]
         return severities.count("block"), severities.count("major"), severities.count("minor"), -index
 
-    return min(range(len(attempts)), key=badness)
+    return min((n for n, attempt in enumerate(attempts) if attempt.status != "superseded"), key=badness)
 
 
 def _with_reviews(attempt: Attempt, reviews: Sequence[Review], order: Sequence[str]) -> Attempt:

@@ -13,12 +13,16 @@ from langgraph.types import Overwrite
 from pydantic import BaseModel, ConfigDict
 
 from tutelage.dialogue.agent import Agent
-from tutelage.dialogue.asking import Occasion, Reply, ask, ask_for
+from tutelage.dialogue.asking import Reply, ask_for_several
+from tutelage.dialogue.calling import Occasion
+from tutelage.dialogue.candidates import Choose, check_choice, chosen
 from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.outgrown import Shown, ask_within_limit
+from tutelage.dialogue.shapes import Shape
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Review, Step, Turn, Verdict
-from tutelage.dialogue.view import judge_prompt, speaker_prompt
-from tutelage.errors import GraphError
+from tutelage.dialogue.view import drafts, judge_prompt, speaker_prompt
+from tutelage.errors import CallError, GraphError
 
 Update = dict[str, Any]
 """What a node changes in the dialogue's state."""
@@ -37,12 +41,16 @@ class Speak:
     """A node in which a role takes its turn."""
 
     agent: Agent
+    candidates: int = 1
+    choose: Choose | None = None
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for the turn's text and accepts it as it is."""
-        attempt, misfits = await _attempt(self.agent, state, runtime.context)
+        drafted = await _attempts(self, state, runtime.context)
+        *others, attempt = drafted.attempts
         accepted = attempt.model_copy(update={"status": "accepted"})
-        return accept(state, self.agent.role, [accepted], accepted, misfits)
+        update = accept(state, self.agent.role, [*others, accepted], accepted, drafted.steps)
+        return {**update, **drafted.update}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,14 @@ class Draft:
     """A node in which a role drafts its turn, for others to review."""
 
     agent: Agent
+    candidates: int = 1
+    choose: Choose | None = None
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for a draft; on the way round a critique loop, for a better one."""
-        attempt, misfits = await _attempt(self.agent, state, runtime.context)
-        return {"speaker": self.agent.role, "attempts": [attempt], "steps": misfits}
+        drafted = await _attempts(self, state, runtime.context)
+        update = {"speaker": self.agent.role, "attempts": drafted.attempts, "steps": drafted.steps}
+        return {**update, **drafted.update}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ class ReviewDraft:
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for a verdict on the last draft."""
-        reply = await _judgement(self.agent, self.agent.reply or Verdict, state, runtime.context)
+        reply, shown = await _judgement(self.agent, self.agent.reply or Verdict, state, runtime.context)
         verdict = cast(Verdict, reply.value)
         review = Review(
             role=self.agent.role,
@@ -74,7 +85,7 @@ class ReviewDraft:
             scores=getattr(verdict, "scores", {}),
             call=reply.call,
         )
-        return {"reviews": [review], "steps": reply.misfits}
+        return {"reviews": [review], "steps": [*shown.steps, *reply.misfits], **shown.update}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,46 +93,66 @@ class Assess:
     """A node in which a role judges the dialogue as it stands."""
 
     agent: Agent
-    reply: type[BaseModel]
+    reply: Shape
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for the judgement, and keeps it with the last turn: private, under the role's name."""
-        reply = await _judgement(self.agent, self.reply, state, runtime.context)
+        reply, shown = await _judgement(self.agent, self.reply, state, runtime.context)
         step = Step(kind="assessment", role=self.agent.role, text=reply.text, call=reply.call)
         *before, last = state["turns"]
-        private = {**last.private, self.agent.role: reply.value.model_dump(mode="json")}
-        judged = last.model_copy(update={"private": private, "steps": [*last.steps, *reply.misfits, step]})
-        return {"turns": Overwrite([*before, judged])}
+        said = reply.value.model_dump(mode="json") if isinstance(reply.value, BaseModel) else reply.value
+        private = {**last.private, self.agent.role: said}
+        steps = [*last.steps, *shown.steps, *reply.misfits, step]
+        judged = last.model_copy(update={"private": private, "steps": steps})
+        return {"turns": Overwrite([*before, judged]), **shown.update}
 
 
-def speak(agent: Agent) -> Speak:
-    """A node in which `agent` says its next turn. With a `reply` schema, that must be a subclass of `Utterance`."""
+def speak(agent: Agent, *, candidates: int = 1, choose: Choose | None = None) -> Speak:
+    """A node in which `agent` says its next turn. A `reply` schema must be a subclass of `Utterance`.
+
+    Args:
+        agent: Who speaks.
+        candidates: How many candidates its model is asked for, in one request where it knows `n`.
+        choose: Which of them is said: a function that gives the index, or a judging agent. The others are kept as
+            `superseded` attempts.
+    """
     _check_speaker(agent)
-    return Speak(agent)
+    check_choice(agent, candidates, choose)
+    return Speak(agent, candidates, choose)
 
 
-def draft(agent: Agent) -> Draft:
-    """A node in which `agent` drafts its next turn, which stays a draft until a gate accepts it."""
+def draft(agent: Agent, *, candidates: int = 1, choose: Choose | None = None) -> Draft:
+    """A node in which `agent` drafts its next turn, which stays a draft until a gate accepts it.
+
+    Args:
+        agent: Who speaks.
+        candidates: How many candidates its model is asked for; one of them goes to review.
+        choose: Which one, as for `speak`.
+    """
     _check_speaker(agent)
-    return Draft(agent)
+    check_choice(agent, candidates, choose)
+    return Draft(agent, candidates, choose)
 
 
 def review(agent: Agent) -> ReviewDraft:
     """A node in which `agent` reviews the draft under way. It needs a `task`; its `reply` is `Verdict` or a subclass."""
     if agent.task is None:
         raise GraphError(f"the agent {agent.role!r} reviews, so it needs a `task`: the prompt of its last message")
-    if agent.reply is not None and not issubclass(agent.reply, Verdict):
+    if agent.reply is not None and not _is_subclass(agent.reply, Verdict):
         raise GraphError(f"the agent {agent.role!r} reviews, so its `reply` must be Verdict or a subclass of it")
     return ReviewDraft(agent)
 
 
 def assess(agent: Agent) -> Assess:
-    """A node in which `agent` judges the dialogue after a turn. It needs a `task` and a `reply` schema.
+    """A node in which `agent` judges the dialogue after a turn. It needs a `task` and a `reply`.
 
-    The judgement is kept with the turn, under `private[role]`, where stop rules and routes can read it.
+    The judgement is kept with the turn, under `private[role]`, where stop rules and routes can read it: what a schema
+    made of it, as plain data, or the text of another shape.
     """
     if agent.task is None or agent.reply is None:
-        raise GraphError(f"the agent {agent.role!r} assesses, so it needs a `task` and a `reply` schema")
+        raise GraphError(
+            f"the agent {agent.role!r} assesses, so it needs a `task` and a `reply`: the shape of its reply"
+        )
     return Assess(agent, agent.reply)
 
 
@@ -149,38 +180,93 @@ def agents_of(graph: StateGraph[Any, Any, Any, Any]) -> list[Agent]:
         if isinstance(builder := getattr(runnable, "builder", None), StateGraph):
             agents += agents_of(builder)
         action = getattr(runnable, "afunc", None) or getattr(runnable, "func", None)
-        if isinstance(agent := getattr(action, "agent", None), Agent):
-            agents.append(agent)
+        taking_part = (getattr(action, "agent", None), getattr(action, "choose", None))
+        agents += [agent for agent in taking_part if isinstance(agent, Agent)]
     return agents
 
 
 def _check_speaker(agent: Agent) -> None:
-    if agent.reply is not None and not issubclass(agent.reply, Utterance):
-        raise GraphError(f"the agent {agent.role!r} speaks, so its `reply` must be a subclass of Utterance")
+    if isinstance(agent.reply, type) and not issubclass(agent.reply, Utterance):
+        raise GraphError(
+            f"the agent {agent.role!r} speaks, so its `reply` must be a subclass of Utterance, or a text's shape"
+        )
 
 
-async def _attempt(agent: Agent, state: Dialogue, context: Cast) -> tuple[Attempt, list[Step]]:
-    prompt = speaker_prompt(agent, state, context.prompts)
-    private: dict[str, Any] = {}
-    reply: Reply[Any]
-    if agent.reply is None:
-        reply = await ask(agent, prompt, context, _occasion(state))
-        text = reply.value
-    else:
-        reply = await ask_for(agent.reply, agent, prompt, context, _occasion(state))
-        private = reply.value.model_dump(mode="json")
-        text = private.pop("utterance")
-    return Attempt(text=text, status="pending", private=private, call=reply.call), reply.misfits
+def _is_subclass(shape: Shape, kind: type[BaseModel]) -> bool:
+    return isinstance(shape, type) and issubclass(shape, kind)
 
 
-async def _judgement(agent: Agent, schema: type[BaseModel], state: Dialogue, context: Cast) -> Reply[BaseModel]:
-    return await ask_for(schema, agent, judge_prompt(agent, state, context.prompts), context, _occasion(state))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drafted:
+    """What a speaker's call gave: the attempt that goes on last, after the candidates that were not chosen."""
+
+    attempts: list[Attempt]
+    steps: list[Step]
+    update: Update
+
+
+async def _attempts(node: Speak | Draft, state: Dialogue, context: Cast) -> _Drafted:
+    agent, occasion = node.agent, _occasion(state)
+    replies, shown = await ask_within_limit(
+        agent,
+        state,
+        context,
+        occasion,
+        lambda dialogue: speaker_prompt(agent, dialogue, context.prompts),
+        lambda prompt: ask_for_several(
+            node.candidates,
+            agent.reply,
+            agent,
+            prompt,
+            context,
+            occasion,
+            journal=isinstance(node.choose, Agent),
+        ),
+    )
+    attempts = [_attempt(reply) for reply in replies]
+    steps = [*shown.steps, *replies[0].misfits]
+    if node.choose is None or len(attempts) == 1:
+        return _Drafted(attempts=attempts, steps=steps, update=shown.update)
+    try:
+        best, judged = await chosen(attempts, node.choose, agent.role, shown.dialogue, context, occasion)
+    except CallError as error:
+        error.replies = [*steps, *error.replies]
+        raise
+    others = [attempt.model_copy(update={"status": "superseded"}) for attempt in attempts]
+    del others[best]
+    shortenings = [*shown.shortenings, *judged.shortenings]
+    return _Drafted(
+        attempts=[*others, attempts[best]],
+        steps=[*steps, *judged.steps],
+        update={"shortened": shortenings} if shortenings else {},
+    )
+
+
+def _attempt(reply: Reply[Any]) -> Attempt:
+    if not isinstance(reply.value, Utterance):
+        return Attempt(text=reply.value, status="pending", call=reply.call)
+    private = reply.value.model_dump(mode="json")
+    return Attempt(text=private.pop("utterance"), status="pending", private=private, call=reply.call)
+
+
+async def _judgement(agent: Agent, shape: Shape, state: Dialogue, context: Cast) -> tuple[Reply[Any], Shown]:
+    occasion = _occasion(state)
+    replies, shown = await ask_within_limit(
+        agent,
+        state,
+        context,
+        occasion,
+        lambda dialogue: judge_prompt(agent, dialogue, context.prompts),
+        lambda prompt: ask_for_several(1, shape, agent, prompt, context, occasion),
+    )
+    return replies[0], shown
 
 
 def _occasion(state: Dialogue) -> Occasion:
     return Occasion(
         dialogue=state.get("id", ""),
         turn=len(state.get("turns", [])),
-        attempt=len(state.get("attempts", [])),
+        attempt=len(drafts(state.get("attempts", ()))),
         retry=state.get("retry", 0),
+        begun=state.get("begun"),
     )

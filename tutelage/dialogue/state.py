@@ -6,7 +6,7 @@ from typing import Annotated
 from typing_extensions import TypedDict  # LangGraph's dev server reads its schema, which before 3.12 needs this one
 
 from tutelage.dialogue.brief import Brief
-from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
+from tutelage.dialogue.turn import Attempt, Outcome, Review, Shortening, Step, Turn
 
 
 class Dialogue(TypedDict, total=False):
@@ -20,15 +20,20 @@ class Dialogue(TypedDict, total=False):
     """Derived from run, brief and repetition."""
     retry: int
     """How often it was begun anew after it had failed; 0 if it is not there."""
+    begun: float
+    """When it was begun, in seconds since 1970; calls of what began first go first."""
     brief: Brief
     turns: Annotated[list[Turn], operator.add]
     speaker: str
     """The role whose turn is under way."""
     attempts: Annotated[list[Attempt], operator.add]
-    """Drafts of the turn under way, oldest first; the last one is under review."""
+    """Drafts of the turn under way, oldest first; the last one is under review. Candidates that were not chosen stand
+    before the one that was."""
     reviews: Annotated[list[Review], operator.add]
     """Of the draft under review, one for each reviewer."""
     steps: Annotated[list[Step], operator.add]
     """Other calls made for the turn under way."""
+    shortened: Annotated[list[Shortening], operator.add]
+    """How often its beginning was cut off because it had outgrown `limits.tokens`; the last one counts."""
     outcome: Outcome
     """Set by a node that ends the dialogue itself; otherwise the stop rules say how it ended."""

@@ -1,9 +1,9 @@
 """How a dialogue ends: stop rules with a typed reason, and the route that asks them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -12,6 +12,9 @@ from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast, Limits
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Call, Outcome, Turn
+
+NEXT_ROUND: Final = 1.15
+"""How much longer than the last round of turns the next one may be."""
 
 
 class Reason(StrEnum):
@@ -79,15 +82,22 @@ def max_messages(messages: int | None = None) -> StopRule:
 
 
 def max_tokens(dialogue: Dialogue, limits: Limits) -> Outcome | None:
-    """A dialogue is over when the next call might not fit `limits.tokens`.
+    """A dialogue is over when the next call might not fit `limits.tokens`, unless `limits.outgrown` has it shortened."""
+    if limits.outgrown != "end":
+        return None
+    return completed(Reason.OUT_OF_TOKENS) if tokens_ahead(dialogue["turns"][-2:]) > limits.tokens else None
 
-    The next prompt is taken to be the longest call of the last two turns and one more reply of the same length; the
-    reply to it takes `max_tokens`, where the call named one.
+
+def tokens_ahead(turns: Sequence[Turn]) -> int:
+    """What the longest call of the next turn may take, prompt and reply, by the calls of the last round of turns.
+
+    Each role's next prompt is taken to be its last one and one more round of the same length; the reply to it takes
+    `max_tokens`, where the call named one.
     """
-    longest = max(_calls(dialogue["turns"][-2:]), key=lambda call: call.prompt_tokens + call.completion_tokens)
-    reply = int(longest.sampling.get("max_tokens", longest.completion_tokens))
-    needed = longest.prompt_tokens + 2 * longest.completion_tokens + reply
-    return completed(Reason.OUT_OF_TOKENS) if needed > limits.tokens else None
+    said = [(attempt, turn) for turn in turns for attempt in turn.attempts if attempt.status == "accepted"]
+    round_ = sum(reply_tokens(attempt.call, turn) for attempt, turn in said)
+    longest = max(prompt + int(call.sampling.get("max_tokens", reply)) for prompt, reply, call in _lengths(turns))
+    return longest + round(NEXT_ROUND * round_)
 
 
 def completed(reason: str) -> Outcome:
@@ -115,8 +125,22 @@ def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[tuple[str | None
                 yield router.speaker or speaker, router
 
 
-def _calls(turns: list[Turn]) -> Iterator[Call]:
+def reply_tokens(call: Call, turn: Turn) -> int:
+    """The tokens of a reply; of several candidates from one request, the mean where the call has the tokens of all."""
+    if call.candidate is None:
+        return call.completion_tokens
+    calls = [attempt.call for attempt in turn.attempts] + [step.call for step in turn.steps]
+    alike = [each for each in calls if each.prompt_sha256 == call.prompt_sha256]
+    return sum(each.completion_tokens for each in alike) // max(1, len(alike))
+
+
+def _lengths(turns: Sequence[Turn]) -> Iterator[tuple[int, int, Call]]:
+    """Of each call its prompt's and its reply's tokens."""
     for turn in turns:
         for attempt in turn.attempts:
-            yield attempt.call
-            yield from (review.call for review in attempt.reviews)
+            yield attempt.call.prompt_tokens, reply_tokens(attempt.call, turn), attempt.call
+            for review in attempt.reviews:
+                yield review.call.prompt_tokens, review.call.completion_tokens, review.call
+        for step in turn.steps:
+            if step.kind == "assessment":
+                yield step.call.prompt_tokens, step.call.completion_tokens, step.call

@@ -1,10 +1,12 @@
 """What was said in a dialogue, and how it came to be said: the records that a transcript is made of."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from array import array
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
 
 class Record(BaseModel):
@@ -37,18 +39,60 @@ def _share_fields_set(record: Record) -> None:
     object.__setattr__(record, "__pydantic_fields_set__", _FIELDS[kind])
 
 
+def _is_absent(value: object) -> bool:
+    return value is None
+
+
+def _packed(typecode: Literal["I", "d"], values: Any) -> Any:
+    try:
+        return array(typecode, values)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"no list of numbers: {error}") from error
+
+
+# Four or eight bytes each instead of an int's or a float's thirty: thousands of dialogues hold them at once.
+TokenIds = Annotated[
+    Sequence[int],
+    PlainValidator(partial(_packed, "I"), json_schema_input_type=list[int]),
+    PlainSerializer(list, return_type=list[int]),
+]
+Numbers = Annotated[
+    Sequence[float],
+    PlainValidator(partial(_packed, "d"), json_schema_input_type=list[float]),
+    PlainSerializer(list, return_type=list[float]),
+]
+
+
+class Logprobs(Record):
+    """How likely the tokens of a reply were: natural logarithms of probabilities."""
+
+    tokens: list[str]
+    """As the endpoint spells them."""
+    logprobs: Numbers
+    """Of each token."""
+    top: list[list[tuple[str, float]]] | None = Field(default=None, exclude_if=_is_absent)
+    """For each token the likeliest ones in its place, where they were asked for."""
+
+
 class Call(Record):
-    """One call of a model: what was asked for, where, and what it took."""
+    """One call of a model: what was asked for, where, and what it took.
+
+    What may be absent is not there in a transcript, rather than null.
+    """
 
     model: str
     adapter: str | None = None
     """The LoRA adapter on the model, if any."""
+    adapter_sha256: str | None = Field(default=None, exclude_if=_is_absent)
+    """The hash of the adapter's weights, where they are known."""
     endpoint: str | None = None
     """The URL that answered."""
     sampling: dict[str, Any] = Field(default_factory=dict)
     """Temperature, max_tokens and the like, as they were sent."""
     seed: int | None = None
     """A hash of run seed, dialogue, role, turn, attempt and candidate."""
+    candidate: int | None = Field(default=None, exclude_if=_is_absent)
+    """Which of several candidates, from 0. Where one request gave all of them, the first has the tokens of all."""
     prompt_sha256: str
     """The prompt's hash: `messages.jsonl` rebuilds the messages from it, byte for byte."""
     prompt_tokens: int = 0
@@ -58,6 +102,13 @@ class Call(Record):
     finish_reason: str | None = None
     seconds: float = 0.0
     """From sending the request to having the whole reply, retries included."""
+    reasoning: str | None = Field(default=None, exclude_if=_is_absent)
+    """What the model thought before its reply, where the endpoint tells it. No prompt ever holds it."""
+    logprobs: Logprobs | None = Field(default=None, exclude_if=_is_absent)
+    """Where the role's `logprobs` asked for them."""
+    token_ids: TokenIds | None = Field(default=None, exclude_if=_is_absent)
+    """Of the reply, where the role's `token_ids` asked for them."""
+    prompt_token_ids: TokenIds | None = Field(default=None, exclude_if=_is_absent)
 
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
@@ -114,7 +165,7 @@ class Attempt(Record):
 
     text: str
     status: Literal["accepted", "rejected", "superseded", "pending"]
-    """Rejected: sent back. Superseded: a sibling that was not chosen. Pending: still under review when the dialogue
+    """Rejected: sent back. Superseded: a candidate that was not chosen. Pending: still under review when the dialogue
     failed, so found only under `unfinished`."""
     forced: bool = False
     """Accepted only because no revision was left: the best draft, not a good one."""
@@ -125,7 +176,10 @@ class Attempt(Record):
 
 
 class Step(Record):
-    """Any other call made for a turn: a plan, a judgement, a probe, a reply that did not fit its schema."""
+    """Any other call made for a turn.
+
+    A plan, a judgement, a choice between candidates, a summary of what is no longer shown, a reply that did not fit.
+    """
 
     kind: str
     role: str
@@ -145,6 +199,19 @@ class Turn(Record):
     """What only roles that declare it may see."""
     attempts: list[Attempt]
     steps: list[Step] = Field(default_factory=list)
+
+
+class Shortening(Record):
+    """The oldest turns of a dialogue are no longer shown to anyone: it had outgrown `limits.tokens`."""
+
+    turns: int
+    """So many turns, from the first one, are shown no more."""
+    at: int
+    """The index of the turn that was under way."""
+    rate: float
+    """Tokens for each character of a prompt, as they were measured until then."""
+    summary: str | None = None
+    """What stands in their place."""
 
 
 class Outcome(Record):

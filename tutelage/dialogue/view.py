@@ -2,15 +2,18 @@
 
 Prompts are laid out for the endpoint's prefix cache: what is stable comes first, what changes comes last, and nothing
 volatile stands in front. For one view, each prompt without its last message is a prefix of the next prompt: a note to
-a speaker (drafts that were sent back) and a judge's task therefore stand at the end of the last message.
+a speaker (drafts that were sent back) and a judge's task therefore stand at the end of the last message. Only where a
+dialogue has outgrown its limit does its beginning change, and then for many turns at once.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.prompt import Message, Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
+from tutelage.dialogue.turn import Attempt, Shortening
 
 OPENING = "Begin."
 """What a role that speaks first is told, unless its prompt's front matter has an `opening`."""
@@ -18,6 +21,10 @@ GO_ON = "Go on."
 """What a role that speaks twice in a row is told in between."""
 SCRIPT = "The dialogue so far:"
 """What stands before the dialogue where a judge is shown it, unless its prompt's front matter has a `script`."""
+NOT_SHOWN = "(What was said before is no longer shown.)"
+"""What stands in place of the turns of a dialogue that has outgrown its limit."""
+IN_SHORT = "What was said before, in short:"
+"""What stands before the summary of such turns, where there is one."""
 
 
 def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Prompt:
@@ -26,11 +33,13 @@ def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> 
     Drafts of this turn that were sent back, and why, stand at the end of the last message.
     """
     turns = dialogue.get("turns", [])
+    shortened = shortening(dialogue)
     messages = [_system(agent, dialogue, prompts)]
     heard: list[str] = []
     if not turns or turns[0].role == agent.role:
         heard.append(_opening(prompts, agent.template, brief_of(dialogue), agent.sees) or OPENING)
-    for turn in turns:
+    heard += _in_place(shortened)
+    for turn in turns[shortened.turns if shortened else 0 :]:
         if turn.role == agent.role:
             messages.append(Message("user", tuple(heard or (GO_ON,))))
             messages.append(Message("assistant", (turn.text,)))
@@ -38,7 +47,7 @@ def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> 
         else:
             heard += [label(turn.role), turn.text] if agent.names_others else [turn.text]
     heard = heard or [GO_ON]
-    if sent_back := dialogue.get("attempts"):
+    if sent_back := drafts(dialogue.get("attempts", ())):
         heard.append(prompts.render("revision", attempts=sent_back))
     messages.append(Message("user", tuple(heard)))
     return Prompt(tuple(messages))
@@ -49,15 +58,60 @@ def judge_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Pr
 
     Agents with the same `prompt` and `sees` are shown the same up to their task.
     """
-    parts = [str(prompts.template(agent.template).meta.get("script", SCRIPT))]
-    for turn in dialogue.get("turns", []):
-        parts += [label(turn.role), turn.text]
+    parts = _script(str(prompts.template(agent.template).meta.get("script", SCRIPT)), dialogue)
     speaker = dialogue.get("speaker", "")
     if attempts := dialogue.get("attempts"):
         parts += [f"{name(speaker)}, draft of the next turn:", attempts[-1].text]
     if agent.task is not None:
         parts.append(_rendered(prompts, agent.task, brief_of(dialogue), agent.sees, name(speaker)))
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
+
+
+def choice_prompt(
+    agent: Agent, dialogue: Dialogue, speaker: str, candidates: Sequence[Attempt], prompts: PromptLibrary
+) -> Prompt:
+    """The prompt for a role that chooses between candidates for `speaker`'s next turn, which have numbers from 1."""
+    parts = _script(str(prompts.template(agent.template).meta.get("script", SCRIPT)), dialogue)
+    for number, candidate in enumerate(candidates, start=1):
+        parts += [f"{name(speaker)}, candidate {number} for the next turn:", candidate.text]
+    if agent.task is not None:
+        parts.append(_rendered(prompts, agent.task, brief_of(dialogue), agent.sees, name(speaker)))
+    return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
+
+
+def summary_prompt(dialogue: Dialogue, turns: int, words: int, prompts: PromptLibrary) -> Prompt:
+    """The prompt for a summary of a dialogue's first `turns` turns, which goes on from the summary that there is.
+
+    It holds nothing of the brief: what one role may see of it, the summary would tell the others.
+    """
+    shown: Dialogue = {**dialogue, "turns": dialogue["turns"][:turns]}
+    return Prompt((Message("user", (*_script(SCRIPT, shown), prompts.render("summary", words=words))),))
+
+
+def shortening(dialogue: Dialogue) -> Shortening | None:
+    """How a dialogue that has outgrown its limit is shown; None for one that is shown whole."""
+    # Two judges of one draft may both have shortened it.
+    return max(dialogue.get("shortened", ()), key=lambda each: each.turns, default=None)
+
+
+def drafts(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts at a turn without the candidates that were not chosen."""
+    return [attempt for attempt in attempts if attempt.status != "superseded"]
+
+
+def _script(heading: str, dialogue: Dialogue) -> list[str]:
+    shortened = shortening(dialogue)
+    parts = [heading, *_in_place(shortened)]
+    for turn in dialogue.get("turns", [])[shortened.turns if shortened else 0 :]:
+        parts += [label(turn.role), turn.text]
+    return parts
+
+
+def _in_place(shortened: Shortening | None) -> list[str]:
+    """What stands in place of turns that are no longer shown."""
+    if shortened is None:
+        return []
+    return [NOT_SHOWN] if shortened.summary is None else [IN_SHORT, shortened.summary]
 
 
 def brief_of(dialogue: Dialogue) -> Brief:
@@ -101,6 +155,7 @@ def check_prompts(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> N
     """
     prompts.check(agent.template, ["brief"])
     prompts.check("repair", ["error"])
+    prompts.check("summary", ["words"])
     if agent.task is None:
         prompts.check("revision", ["attempts"])
         speaker_prompt(agent, dialogue, prompts)

@@ -17,12 +17,13 @@ from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.stopping import outcome_of
+from tutelage.dialogue.stopping import Reason, outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Step, Turn
 from tutelage.dialogue.view import brief_of
 from tutelage.errors import (
     AuthRefused,
     CallError,
+    ContextExceeded,
     EndpointUnreachable,
     ModelNotServed,
     RunFolderError,
@@ -130,9 +131,10 @@ class Stage:
         except Exception as error:
             if isinstance(error, CallError) and error.may_heal and owed.tries < 2:
                 raise
-            outcome = _failure(error)
             witness.add_misfits(error)
+            outcome = _out_of_tokens(error, witness.dialogue) or _failure(error)
         try:
+            outcome = _with_what_was_dropped(outcome, witness.dialogue)
             turns, unfinished = witness.dialogue.get("turns", []), witness.unfinished()
             transcript = self._transcript(owed, brief, started, outcome, turns, unfinished)
             return Played(transcript=transcript, line=transcript.as_line())
@@ -147,10 +149,11 @@ class Stage:
             await self._checkpoints.adelete_thread(owed.id)
         if brief is None:
             raise NothingLeft(owed.id)
-        state: Dialogue = {"id": owed.id, "brief": brief, "turns": []}
+        started = datetime.now(UTC)
+        state: Dialogue = {"id": owed.id, "begun": started.timestamp(), "brief": brief, "turns": []}
         if owed.retry:
             state["retry"] = owed.retry
-        return _Entrance(Witness(state, self._watch), datetime.now(UTC), begun=False)
+        return _Entrance(Witness(state, self._watch), started, begun=False)
 
     async def _found(self, owed: Owed) -> "_Entrance | None":
         """Where an earlier start left it; None if that is another try of it, or cannot be read."""
@@ -289,6 +292,24 @@ class Witness:
 
 def _thread(id_: str) -> RunnableConfig:
     return {"configurable": {"thread_id": id_}}
+
+
+def _out_of_tokens(error: Exception, dialogue: Dialogue) -> Outcome | None:
+    """The outcome of a dialogue whose next call does not fit any more; None where not even its first turn did."""
+    if not isinstance(error, ContextExceeded) or not dialogue.get("turns"):
+        return None
+    return Outcome(status="completed", reason=Reason.OUT_OF_TOKENS, detail=str(error))
+
+
+def _with_what_was_dropped(outcome: Outcome, dialogue: Dialogue) -> Outcome:
+    """An outcome that says from when on which turns were no longer shown, where any were."""
+    said = [
+        f"from turn {each.at} on turns 0 to {each.turns - 1} were shown "
+        + ("no more" if each.summary is None else "as a summary")
+        for each in dialogue.get("shortened", [])
+    ]
+    details = [*([outcome.detail] if outcome.detail else []), *said]
+    return outcome.model_copy(update={"detail": "; ".join(details)}) if said else outcome
 
 
 def _failure(error: Exception) -> Outcome:

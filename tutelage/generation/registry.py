@@ -14,6 +14,7 @@ from langgraph.graph import StateGraph
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.nodes import agents_of
+from tutelage.dialogue.shapes import as_data
 from tutelage.errors import GraphError
 from tutelage.transcripts.transcript import GraphIdentity
 
@@ -141,6 +142,6 @@ def _as_data(agent: Agent) -> dict[str, Any]:
         "prompt": agent.template,
         "task": agent.task,
         "sees": sorted(agent.sees),
-        "reply": agent.reply.model_json_schema() if agent.reply else None,
+        "reply": as_data(agent.reply) if agent.reply else None,
         "sampling": dict(agent.sampling),
     }
