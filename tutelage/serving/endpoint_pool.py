@@ -1,70 +1,52 @@
 """The replicas of one model, spoken to over HTTP: which one gets a request, and what happens when it does not answer.
 
-A conversation stays with one replica, which has its beginning in the KV cache; when that one fails, the next takes over.
-What can heal is tried again; what cannot is a typed error. A replica that does not answer any more is left alone until a
-prober finds it again (`circuit`); when all are lost, calls wait. On the way of a call that succeeds there is nothing but
-one choice, one HTTP exchange and one JSON parse: the client's CPU is what holds a saturated GPU back.
+A conversation stays with one replica, which has its beginning in the KV cache (`routing`); when that one fails, the next
+takes over. What can heal is tried again (`retrying`); what cannot is a typed error. A replica that does not answer any more
+is left alone until a prober finds it again (`circuit`, `health`). When all are lost, or have as many requests as their load
+allows (`limit`), calls wait (`waiting_room`).
 """
 
 import asyncio
-import errno
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from contextvars import Context
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import aiohttp
-import orjson
 import structlog
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from yarl import URL
 
-from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable, ModelNotServed
-from tutelage.serving.circuit import CircuitState, WaitingRoom
+from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable
+from tutelage.serving import addresses
+from tutelage.serving.addresses import Address, Addresses, Resolve, base_url
+from tutelage.serving.background import Background
+from tutelage.serving.circuit import CircuitState
 from tutelage.serving.engine_load import EngineLoad
+from tutelage.serving.exchange import Exchange
+from tutelage.serving.health import Health, is_hopeless
 from tutelage.serving.limit import AdaptiveLimit
-from tutelage.serving.refusals import can_heal, refusal, words
-from tutelage.serving.replica import FULL, Fault, Replica
+from tutelage.serving.load_watch import LoadWatch
+from tutelage.serving.replica import Fault, Replica
+from tutelage.serving.request import Request, unreachable
+from tutelage.serving.retrying import Retrying, backoff, log_retry
+from tutelage.serving.routing import Routing
+from tutelage.serving.served_models import ServedModel, entries_of, served_models
+from tutelage.serving.waiting_room import WaitingRoom
 
-FIRST_WAIT: Final = 0.5
-LONGEST_WAIT: Final = 30.0
-"""Seconds before each attempt that follows when all replicas failed: 0.5, 1, 2, … 30, times a random 0.5 to 1."""
-LONGEST_RETRY_AFTER: Final = 60.0
-"""A longer Retry-After is cut to this many seconds."""
-KEEP_ALIVE: Final = 4.0
-"""Seconds that an idle connection is kept. vLLM closes them after 5: a request sent just then would be lost."""
-REMEMBERED_KEYS: Final = 65_536
-"""For how many keys it is remembered which replica they belong to (to find it anew takes a hash for each replica), and
-for how many that their last request failed for good."""
-MOST_IN_FLIGHT: Final = 1024
-"""Requests for each replica that are open at once. vLLM runs some hundred sequences at a time: more would only wait there,
-each with a socket and its buffers here."""
+__all__ = ["EndpointPool", "ReplicaState", "RequestRecord", "ServedModel"]
+
 PROBE_RETRIES: Final = 1
 PROBE_SECONDS: Final = 30.0
 """How often `models` asks again, and how long it waits: whoever starts a run with a wrong URL should hear of it soon."""
+IDLE_SECONDS: Final = 60.0
+"""How long nothing may come in a stream that has begun. A request that vLLM preempts is not computed for a while."""
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A model or adapter that an endpoint says it serves."""
-
-    name: str
-    endpoint: str
-    max_model_len: int | None
-    """Tokens of prompt and completion together; None where the endpoint does not say, as vLLM for adapters."""
-    parent: str | None
-    """The base model's name, for an adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +68,7 @@ class ReplicaState:
     in_flight: int
     """Requests that it has not answered yet."""
     waiting: int
-    """Calls that wait for any replica of the pool; the same for each."""
+    """Calls that wait because all replicas of the pool are lost; the same for each."""
     failures: int
     """Faults since the pool was made."""
     last_error: str | None
@@ -100,7 +82,28 @@ class ReplicaState:
     load: EngineLoad | None = None
     """What it said of its load last; None where it says nothing."""
     waiting_for_place: int = 0
-    """Calls that wait until a replica of the pool is below its limit; the same for each."""
+    """Calls that wait because all replicas that are not lost are at their limits; the same for each."""
+
+
+@dataclass(slots=True)
+class _Here:
+    """What a pool has in one event loop."""
+
+    room: WaitingRoom
+    look: asyncio.Lock
+    """Held by the call that looks up names; the others wait for it."""
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A request that is under way at a replica."""
+
+    replica: Replica
+    failures: int
+    answered: int
+    """What it had of each when the request was sent."""
+    trial: bool
+    began: float
 
 
 class EndpointPool:
@@ -124,11 +127,14 @@ class EndpointPool:
         patience: float = 600.0,
         on_request: Callable[[RequestRecord], None] | None = None,
         in_flight: int | None = None,
+        resolve: Resolve = addresses.look_up,
     ) -> None:
         """Nothing is asked of the endpoints yet.
 
         Args:
-            urls: Base URLs of the OpenAI-compatible API, as `http://gpu-1:8000/v1`.
+            urls: Base URLs of the OpenAI-compatible API, as `http://gpu-1:8000/v1`. `dns+http://vllm:8000/v1` stands for
+                a replica at each address that the name has; it is looked up when the pool is first used, then every
+                30 seconds.
             api_key: Sent as a bearer token, and shown nowhere.
             timeout: Seconds for one request, from its start to the last byte of the reply.
             connect_timeout: Seconds to get a connection.
@@ -137,30 +143,31 @@ class EndpointPool:
             patience: Seconds that calls wait when all replicas are lost, from then on; `math.inf` is for ever.
             on_request: Called after each HTTP exchange of a call, in its event loop; it must be quick.
             in_flight: How many requests may be open at each replica; if not given, what its load allows.
+            resolve: Looks up names.
 
         Raises:
             ConfigError: A URL is none, or holds a password, or there is no URL.
         """
-        self.urls: Final = tuple(_base_url(url) for url in ([urls] if isinstance(urls, str) else urls))
-        if not self.urls:
-            raise ConfigError("a model has no endpoint: give at least one `url`, as http://gpu-1:8000/v1")
-        self._replicas = [
-            Replica(url, limit=AdaptiveLimit(pinned=in_flight)) for url in dict.fromkeys(self.urls)
-        ]
-        self._secret = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+        self._urls = _base_urls(urls)
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
-        self._longest = 2 * timeout
-        self._retries = retries
         self._patience = patience
         self._on_request = on_request
-        self._failing: dict[str, None] = {}
-        """Keys whose last request failed for good, the oldest first."""
-        self._home = lru_cache(maxsize=REMEMBERED_KEYS)(partial(_home, tuple(self._replicas)))
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
-        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-        self._rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, WaitingRoom] = WeakKeyDictionary()
-        self._probers: dict[Replica, asyncio.Task[None]] = {}
+        self._in_flight = in_flight
+        self._addresses = Addresses(resolve)
+        self._exchange = Exchange(api_key)
+        self._routing = Routing()
+        self._background = Background()
+        self._health = Health(self._routing, self._exchange, self._background, self._probe_timeout)
+        self._retrying = Retrying(
+            lambda: self._routing.replicas, self._health.lose, retries=retries, longest=2 * timeout
+        )
+        self._heres: dict[asyncio.AbstractEventLoop, _Here] = {}
+        self._watched_in: asyncio.AbstractEventLoop | None = None
+        """The event loop in which the load is watched; None if it has to be seen whether it is in any."""
+        self._is_settled = False
+        """Whether all names have been looked up."""
+        self._settle()
 
     def __repr__(self) -> str:
         return f"EndpointPool({list(self.urls)!r})"
@@ -174,64 +181,54 @@ class EndpointPool:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections of this event loop, and ends its probers. End or cancel calls first.
+        """Closes the connections of this event loop, and ends what works in it for the pool. End or cancel calls first.
 
         Calls that wait for a replica end with EndpointUnreachable; those that are under way would be tried again.
         """
-        loop = asyncio.get_running_loop()
-        room = self._rooms.pop(loop, None)
-        if room is not None:
-            await room.aclose()
-        probers = {replica: prober for replica, prober in self._probers.items() if prober.get_loop() is loop}
-        for replica, prober in probers.items():
-            prober.cancel()
-            del self._probers[replica]
-        await asyncio.gather(*probers.values(), return_exceptions=True)
-        session = self._sessions.pop(loop, None)
-        if session is not None:
-            await session.close()
+        here = self._heres.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.room.aclose()
+        self._watched_in = None
+        await self._background.aclose()
+        await self._exchange.aclose()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The base URLs, as they were given."""
+        return self._urls
+
+    def set_urls(self, urls: str | Sequence[str]) -> None:
+        """Replicas come and go: those that stay keep their connections and what is known of them.
+
+        What is in flight at one that goes is finished there. Names are looked up at the next call; until then nothing
+        changes if there is nothing else.
+
+        Raises:
+            ConfigError: As for a new pool.
+        """
+        self._urls = _base_urls(urls)
+        self._settle()
 
     def replicas(self) -> tuple[ReplicaState, ...]:
         """How each replica is doing."""
-        waiting = sum(map(len, [*self._rooms.values()]))
+        replicas, waiting = self._routing.replicas, self._waiting()
+        lost = all(replica.circuit.state != "closed" for replica in replicas)
         return tuple(
             ReplicaState(
                 url=replica.url,
                 state=replica.circuit.state,
                 in_flight=replica.in_flight,
-                waiting=waiting,
+                waiting=waiting if lost else 0,
                 failures=replica.faults,
                 last_error=replica.last_error,
                 lost_at=None if replica.circuit.state == "closed" else replica.circuit.lost_at,
                 limit=replica.limit.limit,
                 limited_by=replica.limit.reason,
                 load=replica.load,
+                waiting_for_place=0 if lost else waiting,
             )
-            for replica in self._replicas
+            for replica in replicas
         )
-
-    def set_urls(self, urls: str | Sequence[str]) -> None:
-        """Replicas come and go: those that stay keep their connections and what is known of them.
-
-        What is in flight at one that goes is finished there.
-
-        Raises:
-            ConfigError: As for a new pool.
-        """
-        raise NotImplementedError
-
-    async def stream(
-        self,
-        path: str,
-        body: bytes | Callable[[], bytes],
-        *,
-        key: str | None = None,
-        order: float = 0.0,
-        request_id: str | None = None,
-    ) -> AsyncGenerator[tuple[dict[str, Any], str], None]:
-        """Sends a request whose body has `stream: true`; yields each chunk of its reply, and the replica's base URL."""
-        raise NotImplementedError
-        yield
 
     async def post(
         self,
@@ -245,12 +242,14 @@ class EndpointPool:
         """Sends a request to one replica, and to others or again if it does not answer.
 
         A key whose last request failed for good gets one attempt, not all retries, until one succeeds: whoever asks
-        again later adds to the attempts, and does not multiply them.
+        again later adds to the attempts, and does not multiply them. A call that is cancelled closes its connection, so
+        that the server ends its request.
 
         Args:
             path: Under the base URL, as `/chat/completions`.
             body: JSON, or what gives it when the request is sent.
-            key: Requests of one key go to one replica while it answers; without a key, to the least busy one.
+            key: Requests of one key go to one replica while it answers and is not overloaded; without a key, to the least
+                busy one.
             order: Of the calls that wait for a place, the one with the lowest goes first.
             request_id: Sent as `X-Request-Id`; a retry adds `-2`, `-3` and so on.
 
@@ -263,16 +262,53 @@ class EndpointPool:
                 meanwhile; or there were none, and after twice the retries it was still answered with errors.
             EndpointUnreachable: No replica answered anything, until patience was over.
         """
-        request = _Request("POST", path, self._timeout, body, key, request_id)
+        request = Request("POST", path, self._timeout, body, key, order, request_id)
+        reply, visit = await self._answer(request)
+        return reply, visit.replica.url
+
+    async def stream(
+        self,
+        path: str,
+        body: bytes | Callable[[], bytes],
+        *,
+        key: str | None = None,
+        order: float = 0.0,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[tuple[dict[str, Any], str], None]:
+        """Sends a request for a stream; yields the chunks of the reply as they come, each with the replica's base URL.
+
+        Until the first chunk is there, it is as `post`; then there is no other replica and no second time. To end it
+        early, `aclose` it: that closes the connection, and the server ends the request.
+
+        Args:
+            path: As for `post`.
+            body: As for `post`; its `stream` must be true.
+            key: As for `post`.
+            order: As for `post`.
+            request_id: As for `post`.
+
+        Raises:
+            EndpointFailed: As for `post`; or the stream broke off after its first chunk, or nothing came for a minute.
+            EndpointRefused: As for `post`; also in mid-stream.
+            EndpointUnreachable: As for `post`.
+        """
+        request = Request("POST", path, self._timeout, body, key, order, request_id, is_stream=True)
+        events, visit = await self._answer(request)
+        ended: BaseException | None = None
         try:
-            answer = await self._attempt(request)
-        except Fault:
-            answer = None
-        if answer is None:
-            answer = await self._persist(request)
-        if self._failing and key is not None:
-            self._failing.pop(key, None)
-        return answer
+            async for chunk in events:
+                yield chunk, visit.replica.url
+        except Fault as fault:
+            ended = fault
+            raise EndpointFailed(
+                f"{visit.replica.url} broke off its reply half way: {fault}. Its log may say why."
+            ) from None
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            events.close()
+            self._leave(visit, request, ended, tokens=events.tokens)
 
     async def models(self) -> tuple[ServedModel, ...]:
         """What each replica serves; those that do not answer are left out.
@@ -281,18 +317,19 @@ class EndpointPool:
             EndpointRefused: A replica refused to say, for one because it wants a key.
             EndpointUnreachable: No replica answered.
         """
-        answers = await asyncio.gather(*map(self._models_of, self._replicas), return_exceptions=True)
+        await self._find(self._here())
+        answers = await asyncio.gather(*map(self._models_of, self._routing.replicas), return_exceptions=True)
         served: list[ServedModel] = []
-        unreachable: list[EndpointUnreachable] = []
+        unreachables: list[EndpointUnreachable] = []
         for answer in answers:
             if isinstance(answer, EndpointUnreachable):
-                unreachable.append(answer)
+                unreachables.append(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 served += answer
-        if len(unreachable) == len(answers):
-            raise unreachable[0]
+        if len(unreachables) == len(answers):
+            raise unreachables[0]
         return tuple(served)
 
     async def check(self, model: str) -> tuple[ServedModel, ...]:
@@ -306,24 +343,14 @@ class EndpointPool:
             EndpointRefused: A replica refused to say.
             EndpointUnreachable: No replica answered.
         """
-        served: dict[str, list[ServedModel]] = {}
-        for entry in await self.models():
-            served.setdefault(entry.endpoint, []).append(entry)
-        for endpoint, entries in served.items():
-            names = [entry.name for entry in entries]
-            if model not in names:
-                raise ModelNotServed(
-                    f"{endpoint} does not serve {model!r}, but {', '.join(map(repr, names)) or 'nothing'}: "
-                    "correct `model` or `adapter`, or the endpoint's URL"
-                )
-        return tuple(entry for entries in served.values() for entry in entries if entry.name == model)
+        return entries_of(model, await self.models())
 
     async def _models_of(self, replica: Replica) -> list[ServedModel]:
-        request = _Request("GET", "/models", self._probe_timeout)
+        request = Request("GET", "/models", self._probe_timeout)
 
         async def ask() -> dict[str, Any]:
             try:
-                return await self._exchange(request, replica)
+                return await self._exchange.send(request, replica)
             except Fault as fault:
                 request.add(fault, replica)
                 raise
@@ -331,431 +358,204 @@ class EndpointPool:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Fault),
             stop=stop_after_attempt(1 + PROBE_RETRIES),
-            wait=lambda state: _pause(request, state.attempt_number - 1),
-            before_sleep=partial(_log_retry, request),
+            wait=lambda state: backoff(request, state.attempt_number - 1),
+            before_sleep=partial(log_retry, request),
             reraise=True,
         )
         reply: dict[str, Any] | None = None
         with suppress(Fault):
             reply = await retrying(ask)
         if reply is None:
-            raise _unreachable(request)
+            raise unreachable(request)
+        return served_models(reply, replica.url)
+
+    # --- the way of a request ---------------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request) -> tuple[Any, _Visit]:
+        """The reply to a request, or the stream that it has begun, and where."""
+        if self._watched_in is not asyncio.get_running_loop() or not self._is_settled:
+            await self._begin()
         try:
-            return [_served(entry, replica.url) for entry in reply["data"]]
-        except (KeyError, TypeError, AttributeError):
-            raise EndpointRefused(
-                f"{replica.url}/models answered with something other than a list of models: is that an OpenAI-compatible API?"
-            ) from None
-
-    async def _persist(self, request: "_Request") -> tuple[dict[str, Any], str]:
-        """Tries a request again that failed once."""
-        first = [request.last]
-        failed_at, answered = time.monotonic(), self._answered()
-
-        async def attempt() -> tuple[dict[str, Any], str]:
-            # The attempt that was made without tenacity is its first one, so that it costs nothing where nothing fails.
-            if first:
-                raise first.pop()
-            return await self._attempt(request)
-
-        def goes_on(error: BaseException) -> bool:
-            return isinstance(error, Fault) and not self._gives_up(request, failed_at, answered)
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(goes_on),
-            wait=lambda state: self._pause(request),
-            before_sleep=partial(_log_retry, request),
-        )
-        try:
-            return await retrying(attempt)
+            answer = await self._attempt(request)
         except Fault:
-            self._remember(request.key)
-        alone = request.heard > 1 and self._answered() == answered
-        meanwhile = (
-            "the endpoint answers with errors, and was asked for nothing else"
-            if alone
-            else "other requests were answered meanwhile, but not this one"
-        )
-        raise EndpointFailed(f"{meanwhile}: {_unreachable(request)}")
+            answer = None
+        if answer is None:
+            answer = await self._retrying.persist(request, self._attempt)
+        self._retrying.succeeded(request.key)
+        return answer
 
-    def _remember(self, key: str | None) -> None:
-        """Notes that the last request of a key failed for good."""
-        if key is None:
-            return
-        self._failing.pop(key, None)
-        self._failing[key] = None
-        if len(self._failing) > REMEMBERED_KEYS:
-            del self._failing[next(iter(self._failing))]
+    async def _attempt(self, request: Request) -> tuple[Any, _Visit]:
+        room = self._here().room
+        replica = self._routing.choose(request)
+        if replica is not None and not room:
+            request.on_trial = replica.enter()
+        else:
+            replica = await self._wait(request, room, replica)
+        return await self._ask(request, replica)
 
-    def _gives_up(self, request: "_Request", failed_at: float, answered: int) -> bool:
-        failed_before = request.key is not None and request.key in self._failing
-        attempts = 1 if failed_before else len(self._replicas) + self._retries
-        late = time.monotonic() - failed_at - request.waited > self._longest
-        if request.heard < attempts and not late:
-            return False
-        if failed_before or self._answered() > answered:
-            return True
-        if request.heard >= 2 * attempts and request.is_refused_with_errors:
-            return True  # the server is there; with nobody else to ask it, this request would be tried for ever
-        # Nothing else was answered either, so it is not this request's fault: it waits, and the others with it.
-        for replica in self._replicas:
-            self._lose(replica)
-        return False
-
-    def _pause(self, request: "_Request") -> float:
-        """Seconds until the next attempt: none while a replica is left that was not asked, or none is left to ask."""
-        able = [replica for replica in self._replicas if replica.circuit.state != "open"]
-        if not able:
-            return request.last.retry_after or 0.0
-        if any(replica not in request.faults for replica in able):
-            return 0.0
-        return _pause(request, max(0, request.heard - len(self._replicas)))
-
-    def _answered(self) -> int:
-        return sum(replica.answered for replica in self._replicas)
-
-    async def _attempt(self, request: "_Request") -> tuple[dict[str, Any], str]:
-        gate = self._gate()
-        while True:
-            async with gate:
-                replica = self._choose(request)
-                if replica is not None:
-                    return await self._ask(request, replica)
-            await self._wait(request)
-
-    async def _ask(self, request: "_Request", replica: Replica) -> tuple[dict[str, Any], str]:
-        failures, answered = replica.failures, replica.answered
-        trial = replica.avoided_until > 0 and replica.circuit.enter()
-        replica.in_flight += 1
-        try:
-            if self._on_request is None:
-                reply = await self._exchange(request, replica)
-            else:
-                reply = await self._recorded(request, replica, self._on_request)
-        except Fault as fault:
-            request.add(fault, replica)
-            self._book(fault, replica, failures, answered, trial=trial)
-            raise
-        except EndpointRefused:
-            if trial:
-                replica.recover(failures)
-            raise
-        finally:
-            replica.in_flight -= 1
-            if trial:
-                replica.circuit.leave()
-        if replica.avoided_until:
-            replica.recover(failures)
-        replica.answered += 1
-        return reply, replica.url
-
-    def _book(self, fault: Fault, replica: Replica, failures: int, answered: int, *, trial: bool) -> None:
-        """Notes a fault of a replica, which had that many failures and answers when the request was sent.
-
-        If it answered others meanwhile, it is not lost, however slow it was with this one.
-        """
-        replica.note(fault)
-        closed = replica.circuit.state == "closed"
-        missed = closed and fault.is_loss and replica.answered == answered and replica.circuit.miss(answered)
-        if fault.refused or missed or (trial and not fault.is_alive):
-            self._lose(replica)
-            return
-        if trial:
-            replica.recover(failures)
-        if closed or trial:
-            replica.avoid(fault)
-
-    def _lose(self, replica: Replica) -> None:
-        replica.lose()
-        self._watch_lost()
-
-    def _watch_lost(self) -> None:
-        """Makes sure that one prober asks for each lost replica, also when the event loop of the last one is gone."""
-        for replica in self._replicas:
-            prober = self._probers.get(replica)
-            if replica.circuit.state == "open" and not (
-                prober and not prober.done() and prober.get_loop().is_running()
-            ):
-                self._probers[replica] = asyncio.create_task(self._find_again(replica), context=Context())
-
-    async def _find_again(self, replica: Replica) -> None:
-        while replica.circuit.state == "open":
-            await asyncio.sleep(replica.circuit.pause())
-            if await self._answers(replica) and replica.circuit.state == "open":
-                replica.try_again()
-
-    async def _answers(self, replica: Replica) -> bool:
-        address, timeout = replica.address("/models"), self._probe_timeout
-        try:
-            async with self._session().get(address, timeout=timeout, allow_redirects=False) as response:
-                await response.read()
-        except (aiohttp.ClientError, OSError):
-            return False
-        return not can_heal(response.status)
-
-    async def _wait(self, request: "_Request") -> None:
-        """Waits until a replica may be asked.
+    async def _wait(self, request: Request, room: WaitingRoom, choice: Replica | None) -> Replica:
+        """Waits for a replica that may be asked.
 
         Raises:
             EndpointUnreachable: Patience is over.
         """
-        loop, began = asyncio.get_running_loop(), time.monotonic()
-        room = self._rooms.get(loop)
-        if room is None:
-            room = self._rooms[loop] = WaitingRoom(self._places, self._is_hopeless)
+        began = time.monotonic()
         try:
-            is_let_in = await room.wait()
+            replica = await room.wait(request, choice)
         finally:
             request.waited += time.monotonic() - began
-        if not is_let_in:
-            raise _unreachable(request, self._replicas, waited=request.waited)
+        if replica is None:
+            raise unreachable(request, self._routing.replicas, waited=request.waited)
+        return replica
 
-    def _places(self) -> int:
-        """How many waiting calls may go now."""
-        self._watch_lost()
-        return sum(replica.circuit.places() for replica in self._replicas)
+    async def _ask(self, request: Request, replica: Replica) -> tuple[Any, _Visit]:
+        visit = _Visit(replica, replica.failures, replica.answered, request.on_trial, time.monotonic())
+        reply: Any
+        try:
+            if request.is_stream:
+                reply = await self._exchange.open(
+                    request, replica, min(IDLE_SECONDS, self._timeout.total or IDLE_SECONDS)
+                )
+            else:
+                reply = await self._exchange.send(request, replica)
+        except BaseException as error:
+            self._leave(visit, request, error)
+            raise
+        if replica.avoided_until:
+            replica.recover(visit.failures)
+        replica.answered += 1
+        self._retrying.answered += 1
+        if request.is_stream:
+            self._go_on(visit)
+        else:
+            self._leave(visit, request, None, tokens=_completion_tokens(reply))
+        return reply, visit
+
+    def _go_on(self, visit: _Visit) -> None:
+        """A stream has begun: what comes now is judged by what is known now."""
+        if visit.trial:
+            visit.replica.circuit.leave()
+        visit.trial, visit.failures, visit.answered = False, visit.replica.failures, visit.replica.answered
+
+    def _leave(self, visit: _Visit, request: Request, error: BaseException | None, *, tokens: int = 0) -> None:
+        """A request has ended: what it says of its replica is noted, and its place is free."""
+        replica, seconds = visit.replica, time.monotonic() - visit.began
+        replica.leave(trial=visit.trial)
+        if error is None:
+            replica.limit.answered(seconds=seconds, tokens=tokens)
+        elif isinstance(error, Fault):
+            request.add(error, replica)
+            self._health.book(error, replica, visit.failures, visit.answered, trial=visit.trial)
+        elif isinstance(error, EndpointRefused) and visit.trial:
+            replica.recover(visit.failures)
+        room = self._here().room
+        if room:
+            room.admit(replica)
+        if self._on_request is not None:
+            code = _code(error, request)
+            self._on_request(RequestRecord(endpoint=replica.url, code=code, seconds=seconds))
+
+    def _here(self) -> _Here:
+        loop = asyncio.get_running_loop()
+        here = self._heres.get(loop)
+        if here is None:
+            self._heres = {loop: here for loop, here in self._heres.items() if not loop.is_closed()}
+            here = self._heres[loop] = _Here(WaitingRoom(self._routing, self._is_hopeless), asyncio.Lock())
+        return here
+
+    def _waiting(self) -> int:
+        return sum(len(here.room) for here in [*self._heres.values()])
 
     def _is_hopeless(self) -> bool:
-        if any(replica.circuit.state != "open" for replica in self._replicas):
-            return False
-        return time.monotonic() - max(replica.circuit.lost_at for replica in self._replicas) >= self._patience
+        # Those that wait see to it that somebody asks for what they wait for, also when a prober's event loop has ended.
+        self._health.watch_lost()
+        return is_hopeless(self._routing, self._patience)
 
-    def _choose(self, request: "_Request") -> Replica | None:
-        """The replica to ask next; None where all are lost."""
-        if request.key is not None and not request.faults:
-            home = self._home(request.key)
-            if not home.avoided_until:
-                return home
-        able = [replica for replica in self._replicas if not replica.avoided_until or replica.circuit.places()]
-        if len(able) < len(self._replicas):
-            self._watch_lost()
-        return _best(able, request) if able else None
+    # --- who is there -----------------------------------------------------------------------------------------------
 
-    async def _recorded(
-        self, request: "_Request", replica: Replica, tell: Callable[[RequestRecord], None]
-    ) -> dict[str, Any]:
-        started, code = time.monotonic(), "cancelled"
-        try:
-            reply = await self._exchange(request, replica)
-            code = "200"
-            return reply
-        except Fault as fault:
-            code = fault.kind.removeprefix("http_")
-            raise
-        except EndpointRefused:
-            code = str(request.status)
-            raise
-        finally:
-            tell(RequestRecord(endpoint=replica.url, code=code, seconds=time.monotonic() - started))
+    async def _begin(self) -> None:
+        """The pool is used: names are looked up, and the load is watched."""
+        await self._find(self._here())
+        if any(url.startswith(addresses.DNS) for url in self._urls):
+            self._background.keep("names", self._follow_names)
+        is_here = self._background.keep("load", self._watch_load)
+        self._watched_in = asyncio.get_running_loop() if is_here else None
 
-    async def _exchange(self, request: "_Request", replica: Replica) -> dict[str, Any]:
-        # Of aiohttp's errors only the words are kept: their frames and their requests hold the key.
-        try:
-            async with self._session().request(
-                request.method,
-                replica.address(request.path),
-                data=request.body() if callable(request.body) else request.body,
-                headers=request.headers(),
-                timeout=request.timeout,
-                allow_redirects=False,
-            ) as response:
-                body = await response.read()
-        except TimeoutError as error:
-            raise Fault(str(error) or f"no answer within {request.timeout.total:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            refused = isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED
-            raise Fault(words(str(error).encode(), self._secret) or type(error).__name__, refused=refused) from None
-        request.status = response.status
-        if response.status == 200:
-            return self._read(body)
-        if can_heal(response.status):
-            said = words(body, self._secret)
-            raise Fault(
-                f"HTTP {response.status}" + (f": {said}" if said else ""),
-                status=response.status,
-                retry_after=_seconds(response.headers.get("Retry-After")),
+    async def _watch_load(self) -> None:
+        def ask(replica: Replica, path: str) -> Any:
+            return self._exchange.get(replica, URL(replica.root + path), self._probe_timeout)
+
+        await LoadWatch(lambda: self._routing.replicas, ask, self._health.lose_sick, self._waiting).run()
+
+    async def _find(self, here: _Here) -> None:
+        """Looks up names that nobody has looked up yet.
+
+        Raises:
+            EndpointUnreachable: There is no replica.
+        """
+        if self._is_settled:
+            return
+        async with here.look:
+            wrong = {} if self._is_settled else await self._look_up()
+        if not self._routing.replicas:
+            names = "; ".join(f"{url}: {wrong.get(url, 'no address')}" for url in self._urls)
+            raise EndpointUnreachable(
+                f"no address was found for the model's endpoints ({names}). Check the name, and that a server runs "
+                "behind it; a Kubernetes service needs `clusterIP: None` to give the addresses of its pods."
             )
-        raise refusal(
-            response.status,
-            body,
-            replica.url + request.path,
-            location=response.headers.get("Location"),
-            secret=self._secret,
-        )
+        self._is_settled = True
 
-    def _read(self, body: bytes) -> dict[str, Any]:
-        try:
-            reply = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise Fault(
-                f"a reply that is not JSON, {len(body)} bytes: {words(body, self._secret)}", status=200
-            ) from None
-        if not isinstance(reply, dict):
-            raise Fault("a reply that is JSON, but no object", status=200)
-        if _is_aborted(reply):
-            raise Fault("the endpoint aborted the request half way", status=200)
-        return reply
+    async def _follow_names(self) -> None:
+        while True:
+            await asyncio.sleep(addresses.LOOK_UP_EVERY)
+            await self._look_up()
 
-    def _gate(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        gate = self._gates.get(loop)
-        if gate is None:
-            gate = self._gates[loop] = asyncio.Semaphore(MOST_IN_FLIGHT * len(self._replicas))
-        return gate
+    async def _look_up(self) -> dict[str, OSError]:
+        wrong = await self._addresses.look_up(self._urls)
+        for url, error in wrong.items():
+            _log.warning("endpoint_name_not_found", endpoint=url, error=str(error))
+        self._settle()
+        return wrong
 
-    def _session(self) -> aiohttp.ClientSession:
-        # One for each loop: connections belong to the loop that opened them.
-        loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        if session is None or session.closed:
-            session = self._sessions[loop] = self._open_session()
-        return session
+    def _settle(self) -> None:
+        """Has those replicas that there are by now; what is known of one that stays is kept."""
+        self._is_settled = self._addresses.are_known(self._urls)
+        found = self._addresses.of(self._urls)
+        if not found:
+            return
+        known = {replica.url: replica for replica in self._routing.replicas}
+        for url in found.keys() - known.keys() if known else ():
+            _log.info("endpoint_added", endpoint=url)
+        for url in known.keys() - found.keys():
+            _log.info("endpoint_removed", endpoint=url)
+        self._routing.set([known.get(url) or self._replica(address) for url, address in found.items()])
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        # `identity`: packing and unpacking a reply costs more CPU than a local network saves.
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "tutelage"}
-        if self._secret:
-            headers["Authorization"] = f"Bearer {self._secret}"
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=headers,
+    def _replica(self, address: Address) -> Replica:
+        return Replica(
+            address.url,
+            name=address.name,
+            server_hostname=address.server_hostname,
+            limit=AdaptiveLimit(pinned=self._in_flight),
         )
 
 
-@dataclass(slots=True)
-class _Request:
-    method: str
-    path: str
-    timeout: aiohttp.ClientTimeout
-    body: bytes | Callable[[], bytes] | None = None
-    key: str | None = None
-    id: str | None = None
-    faults: dict[Replica, tuple[Fault, ...]] = field(default_factory=dict)
-    """What went wrong so far, by replica."""
-    last: Fault = field(init=False)
-    """And what went wrong last."""
-    waited: float = 0.0
-    """Seconds that it waited for a replica."""
-    status: int = 0
-    """Of the last reply, if there was one."""
-
-    @property
-    def attempts(self) -> int:
-        return sum(map(len, self.faults.values()))
-
-    @property
-    def heard(self) -> int:
-        """Attempts at which somebody listened. The others asked nothing, and their replica's circuit is open since."""
-        return sum(not fault.refused for faults in self.faults.values() for fault in faults)
-
-    @property
-    def is_refused_with_errors(self) -> bool:
-        """Whether each attempt was answered, with an error that says neither that the server is gone nor that it is full."""
-        return not any(fault.is_loss or fault.status in FULL for faults in self.faults.values() for fault in faults)
-
-    def add(self, fault: Fault, replica: Replica) -> None:
-        fault.url, self.last = replica.url, fault
-        self.faults[replica] = (*self.faults.get(replica, ()), fault)
-
-    def headers(self) -> dict[str, str]:
-        if self.id is None:
-            return {}
-        # Another id for each attempt: the server may still be busy with the last one.
-        return {"X-Request-Id": f"{self.id}-{1 + self.attempts}" if self.faults else self.id}
+def _base_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
+    given = tuple(base_url(url) for url in ([urls] if isinstance(urls, str) else urls))
+    if not given:
+        raise ConfigError("a model has no endpoint: give at least one `url`, as http://gpu-1:8000/v1")
+    return given
 
 
-def _home(replicas: Sequence[Replica], key: str) -> Replica:
-    """Where the requests of a key belong while all is well.
-
-    Rendezvous hashing (Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996): each key has an order
-    of replicas of its own, so that the keys of a replica that goes are spread over all others, and no other key moves.
-    """
-    return max(replicas, key=lambda replica: replica.weight(key))
+def _completion_tokens(reply: dict[str, Any]) -> int:
+    usage = reply.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else 0
 
 
-def _best(replicas: Sequence[Replica], request: _Request) -> Replica:
-    """Of the replicas that this request was sent to least often, one that does not fail; of those, the key's own."""
-    now, faults = time.monotonic(), request.faults
-
-    def rank(replica: Replica) -> tuple[int, bool]:
-        return len(faults.get(replica, ())), replica.avoided_until > now
-
-    best = min(map(rank, replicas))
-    able = [replica for replica in replicas if rank(replica) == best]
-    if request.key is None:
-        return min(able, key=lambda replica: replica.in_flight)
-    return _home(able, request.key)
-
-
-def _pause(request: _Request, further: int) -> float:
-    """Seconds until the next attempt, after so many that followed the first at each replica."""
-    backoff = min(LONGEST_WAIT, FIRST_WAIT * 2.0**further) * random.uniform(0.5, 1.0)
-    return max(backoff, request.last.retry_after or 0.0)
-
-
-def _log_retry(request: _Request, state: RetryCallState) -> None:
-    if state.next_action:
-        _log.debug(
-            "call_retried",
-            endpoint=request.last.url,
-            fault=request.last.kind,
-            attempts=request.attempts,
-            seconds=round(state.next_action.sleep, 2),
-        )
-
-
-def _unreachable(
-    request: _Request, replicas: Sequence[Replica] = (), *, waited: float | None = None
-) -> EndpointUnreachable:
-    attempts = "one attempt" if request.attempts == 1 else f"{request.attempts or 'no'} attempts"
-    waiting = "" if waited is None else f" and {waited:.0f} s of waiting for it to come back"
-    last = {replica.url: replica.last_words for replica in replicas}
-    last |= {replica.url: str(faults[-1]) for replica, faults in request.faults.items()}
-    return EndpointUnreachable(
-        f"no usable answer after {attempts}{waiting} ({'; '.join(f'{url}: {what}' for url, what in last.items())}). "
-        "Check that the server runs at that URL, is not overloaded, and can be reached from here; its log says more. "
-        "`tutelage doctor` asks every endpoint."
-    )
-
-
-def _base_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError(
-            f"the URL of the endpoint at {parts.hostname!r} holds a user name or password, and URLs are written down: "
-            "put the key into `api_key`"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{url!r} is not a URL of an endpoint: write it as http://gpu-1:8000/v1")
-    if parts.query or parts.fragment:
-        raise ConfigError(f"{url!r} goes on after its path: the base URL of an API ends there, as http://gpu-1:8000/v1")
-    return url.rstrip("/")
-
-
-def _is_aborted(reply: dict[str, Any]) -> bool:
-    # vLLM answers a request that was aborted on its side with 200 and what there is of the text.
-    choices = reply.get("choices")
-    return isinstance(choices, list) and any(
-        isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices
-    )
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header, which gives seconds or a date, as seconds; None for none and for nonsense."""
-    if retry_after is None:
-        return None
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
-
-
-def _served(entry: dict[str, Any], endpoint: str) -> ServedModel:
-    # llama.cpp gives the context of one slot as `meta.n_ctx`.
-    context = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
-    return ServedModel(name=entry["id"], endpoint=endpoint, max_model_len=context, parent=entry.get("parent"))
+def _code(error: BaseException | None, request: Request) -> str:
+    """How an exchange ended, for its record."""
+    if error is None:
+        return "200"
+    if isinstance(error, Fault):
+        return error.kind.removeprefix("http_")
+    return str(request.status) if isinstance(error, EndpointRefused) else "cancelled"

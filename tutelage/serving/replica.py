@@ -59,6 +59,10 @@ class Replica:
 
     url: str
     """Its base URL."""
+    name: str | None = None
+    """The host that requests name, with its port, where `url` has an address that was looked up for it."""
+    server_hostname: str | None = None
+    """And whose certificate it must have, without the port."""
     in_flight: int = 0
     answered: int = 0
     """How many whole replies it has given."""
@@ -75,16 +79,34 @@ class Replica:
     """What went wrong last, in the endpoint's words: for the user, and not for logs."""
     limit: AdaptiveLimit = field(default_factory=AdaptiveLimit)
     """How many requests may be open at it at once."""
+    bound: int = 0
+    """And so many beside the load of the others: routing sets it."""
     load: EngineLoad | None = None
     """What it said of its load last; None where it says nothing."""
     addresses: dict[str, URL] = field(default_factory=dict)
 
     def address(self, path: str) -> URL:
-        """The URL of a path, parsed once."""
+        """The URL of a path under the base URL, parsed once."""
         address = self.addresses.get(path)
         if address is None:
             address = self.addresses[path] = URL(self.url + path)
         return address
+
+    @property
+    def root(self) -> str:
+        """The URL of its server, under which there are `/health` and `/metrics`."""
+        return self.url.removesuffix("/v1")
+
+    def enter(self) -> bool:
+        """A request takes a place; gives whether it is one on trial, of which `leave` must be told."""
+        self.in_flight += 1
+        return self.avoided_until > 0 and self.circuit.enter()
+
+    def leave(self, *, trial: bool) -> None:
+        """A request gives its place back."""
+        self.in_flight -= 1
+        if trial:
+            self.circuit.leave()
 
     def weight(self, key: str) -> bytes:
         """How much a key belongs here, beside other replicas."""
