@@ -12,8 +12,7 @@ from rich.console import Console
 from tutelage.config import Config, load_config
 from tutelage.errors import ConfigError, EndpointUnreachable, RunFolderError
 from tutelage.generation import estimate as module
-from tutelage.generation.estimate import Estimate, estimate
-from tutelage.generation.estimate_display import render
+from tutelage.generation.estimate import Estimate, estimate_run, render
 from tutelage.generation.generate import generate
 from tutelage.testing import Fault, SimulatedEndpoint
 from tutelage.transcripts.statistics import count_calls
@@ -48,7 +47,7 @@ def project(folder: Path, url: str = "http://127.0.0.1:9/v1", **config: Any) -> 
 
 def test_a_run_takes_what_was_said(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     config = project(tmp_path, endpoint.url, target={"dialogues": 80})
-    said = estimate(config, sample=20)
+    said = estimate_run(config, sample=20)
     assert not (tmp_path / "runs").exists(), "the run itself is left alone"
     generate(config)
     counts = count_calls(read_transcripts(tmp_path / "runs" / "r"))
@@ -63,7 +62,7 @@ def test_a_run_takes_what_was_said(tmp_path: Path, endpoint: SimulatedEndpoint) 
 
 def test_the_sample_is_of_briefs_from_everywhere(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     kept = tmp_path / "kept"
-    said = estimate(project(tmp_path, endpoint.url), sample=4, keep=kept)
+    said = estimate_run(project(tmp_path, endpoint.url), sample=4, keep=kept)
     assert sorted(int(each.brief.id[1:]) // 10 for each in read_transcripts(kept)) == [0, 1, 2, 3]
     assert said.sample.folder == kept
 
@@ -71,7 +70,7 @@ def test_the_sample_is_of_briefs_from_everywhere(tmp_path: Path, endpoint: Simul
 def test_more_dialogues_than_briefs_are_sampled_with_each_brief_again(
     tmp_path: Path, endpoint: SimulatedEndpoint
 ) -> None:
-    said = estimate(project(tmp_path, endpoint.url, target={"dialogues": 100}), sample=50, keep=tmp_path / "kept")
+    said = estimate_run(project(tmp_path, endpoint.url, target={"dialogues": 100}), sample=50, keep=tmp_path / "kept")
     ids = [each.brief.id for each in read_transcripts(tmp_path / "kept")]
     assert len(ids) == said.sample.dialogues == 50
     assert {"b0", "b0~2", "b39", "b9~2"} <= set(ids)
@@ -80,11 +79,11 @@ def test_more_dialogues_than_briefs_are_sampled_with_each_brief_again(
 
 def test_what_is_done_already_costs_nothing_more(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     generate(project(tmp_path, endpoint.url, target={"dialogues": 30}))
-    more = estimate(project(tmp_path, endpoint.url, target={"dialogues": 50}), sample=5)
+    more = estimate_run(project(tmp_path, endpoint.url, target={"dialogues": 50}), sample=5)
     assert (more.done, more.owed, more.dialogues.value) == (30, 20, 20)
-    rest = estimate(project(tmp_path, endpoint.url), sample=5)
+    rest = estimate_run(project(tmp_path, endpoint.url), sample=5)
     assert (rest.done, rest.owed) == (30, 10), "without a target, the briefs that were not played"
-    elsewhere = estimate(project(tmp_path, endpoint.url), sample=5, out=tmp_path / "other")
+    elsewhere = estimate_run(project(tmp_path, endpoint.url), sample=5, out=tmp_path / "other")
     assert (elsewhere.done, elsewhere.owed) == (0, 40)
 
 
@@ -92,7 +91,7 @@ def test_a_dialogue_that_is_not_completed_costs_too(tmp_path: Path) -> None:
     """The first ten calls are refused, and end their dialogues: for each that is owed, two will be played."""
     config = {"target": {"dialogues": 100}, "concurrency": 20}
     with SimulatedEndpoint(faults=[Fault(kind="context", times=10)]) as endpoint:
-        said = estimate(project(tmp_path, endpoint.url, **config), sample=20)
+        said = estimate_run(project(tmp_path, endpoint.url, **config), sample=20)
     assert (said.sample.completed, said.sample.dialogues) == (10, 20)
     assert said.dialogues.value == 200
     assert said.dialogues.high == 2 * 100 + 20, "a run gives up there"
@@ -101,7 +100,7 @@ def test_a_dialogue_that_is_not_completed_costs_too(tmp_path: Path) -> None:
 
 def test_a_sample_of_which_nothing_is_completed_is_told(tmp_path: Path) -> None:
     with SimulatedEndpoint(faults=[Fault(kind="context")]) as endpoint:
-        said = estimate(project(tmp_path, endpoint.url, target={"dialogues": 100}), sample=5)
+        said = estimate_run(project(tmp_path, endpoint.url, target={"dialogues": 100}), sample=5)
     assert said.sample.endings == {"failed: context_exceeded": 5}
     assert said.dialogues.value == 220
     assert said.exit_code == 1
@@ -110,11 +109,11 @@ def test_a_sample_of_which_nothing_is_completed_is_told(tmp_path: Path) -> None:
 
 def test_time_follows_from_the_speed_that_is_given(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     config = project(tmp_path, endpoint.url, target={"dialogues": 1000})
-    said = estimate(config, sample=5, speed=10.0, gpus=8)
+    said = estimate_run(config, sample=5, speed=10.0, gpus=8)
     assert said.speed_from == "given"
     assert said.seconds.value == pytest.approx(said.completion_tokens.value / 10)
     assert said.gpu_hours.value == pytest.approx(said.seconds.value * 8 / 3600)
-    fast = estimate(project(tmp_path, endpoint.url, target={"dialogues": 1000}, concurrency=1), sample=5, speed=1e9)
+    fast = estimate_run(project(tmp_path, endpoint.url, target={"dialogues": 1000}, concurrency=1), sample=5, speed=1e9)
     assert fast.seconds.value == pytest.approx(1000 * fast.sample.dialogue_seconds, rel=0.1)
     assert "what holds the run is `concurrency: 1`" in one_line(render(fast))
 
@@ -124,7 +123,7 @@ def test_the_speed_that_is_measured_is_that_of_the_sample(tmp_path: Path) -> Non
     latency = {"output_token": 0.01}
     with SimulatedEndpoint(latency=latency, max_num_seqs=2, completion_tokens=20, completion_spread=0) as endpoint:
         config = project(tmp_path, endpoint.url, limits={"messages": 2}, concurrency=4)
-        said = estimate(config, sample=8)
+        said = estimate_run(config, sample=8)
     assert said.speed_from == "measured"
     assert 10 < said.speed < 200
     assert said.seconds.value == pytest.approx(said.completion_tokens.value / said.speed, rel=0.01)
@@ -141,10 +140,10 @@ def one_line(text: str) -> str:
 
 def test_gpus_are_those_of_the_endpoints_or_given(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     config = project(tmp_path, endpoint.url)
-    said = estimate(config, sample=2)
+    said = estimate_run(config, sample=2)
     assert (said.gpus, said.gpus_from) == (1, "endpoints")
     assert "GPUs: one for each endpoint was counted" in one_line(render(said))
-    assert estimate(config, sample=2, gpus=4).gpus_from == "given"
+    assert estimate_run(config, sample=2, gpus=4).gpus_from == "given"
 
 
 def test_gpus_of_servers_that_we_launch_are_known(tmp_path: Path) -> None:
@@ -165,7 +164,8 @@ def test_gpus_of_servers_that_we_launch_are_known(tmp_path: Path) -> None:
 def gpus(config: Config) -> tuple[int, str]:
     from tutelage.generation.registry import load_graph
 
-    return module._gpus(config, load_graph("lesson", config.folder), None)
+    found = module._gpus(config, load_graph("lesson", config.folder), None)
+    return found.count, found.known_from
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -177,32 +177,33 @@ def gpus(config: Config) -> tuple[int, str]:
         ({"sample": 41}, "owes 40 dialogues, fewer than the sample of 41: .* --sample 4"),
         ({"sample": 0}, "--sample is 0: it must be above 0"),
         ({"speed": -1.0}, "--speed is -1"),
+        ({"gpus": 0}, "--gpus is 0"),
     ],
 )
 def test_a_sample_or_a_speed_that_makes_no_sense(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        estimate(project(tmp_path), **options)
+        estimate_run(project(tmp_path), **options)
 
 
 def test_a_run_that_is_done_or_has_no_briefs(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     config = project(tmp_path, endpoint.url, target={"dialogues": 3})
     generate(config)
     with pytest.raises(ConfigError, match="the run is done"):
-        estimate(config, sample=1)
+        estimate_run(config, sample=1)
 
 
 def test_folders_that_hold_something_else(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     config = project(tmp_path, endpoint.url)
-    with pytest.raises(RunFolderError, match="is not empty: choose another folder to keep the sample in"):
-        estimate(config, sample=2, keep=tmp_path)
+    with pytest.raises(RunFolderError, match="is not an empty folder: choose another one"):
+        estimate_run(config, sample=2, keep=tmp_path)
     generate(project(tmp_path, endpoint.url, target={"dialogues": 1}))
     with pytest.raises(RunFolderError, match="is another config's"):
-        estimate(project(tmp_path, endpoint.url, seed=8), sample=2)
+        estimate_run(project(tmp_path, endpoint.url, seed=8), sample=2)
 
 
 def test_endpoints_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(EndpointUnreachable, match=r"models\.m: "):
-        estimate(project(tmp_path), sample=2)
+        estimate_run(project(tmp_path), sample=2)
 
 
 # --- how it looks -------------------------------------------------------------------------------------------------
@@ -210,7 +211,9 @@ def test_endpoints_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def example(endpoint: SimulatedEndpoint, tmp_path_factory: pytest.TempPathFactory) -> Estimate:
-    return estimate(project(tmp_path_factory.mktemp("example"), endpoint.url, target={"dialogues": 10_000}), sample=12)
+    return estimate_run(
+        project(tmp_path_factory.mktemp("example"), endpoint.url, target={"dialogues": 10_000}), sample=12
+    )
 
 
 def test_it_fits_a_terminal(example: Estimate) -> None:
@@ -231,12 +234,12 @@ def test_piped_it_is_plain_and_its_json_has_every_figure(example: Estimate) -> N
 
 def test_a_larger_sample_says_more(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
     config = project(tmp_path, endpoint.url, target={"dialogues": 1000})
-    few, many = (estimate(config, sample=number).completion_tokens for number in (5, 80))
+    few, many = (estimate_run(config, sample=number).completion_tokens for number in (5, 80))
     assert few.low and few.high and many.low and many.high
     assert (many.high - many.low) / many.value < 0.6 * (few.high - few.low) / few.value
 
 
 def test_one_dialogue_has_no_interval(tmp_path: Path, endpoint: SimulatedEndpoint) -> None:
-    said = estimate(project(tmp_path, endpoint.url), sample=1)
+    said = estimate_run(project(tmp_path, endpoint.url), sample=1)
     assert said.calls.low is None
     assert "A sample of 1 says little" in one_line(render(said))

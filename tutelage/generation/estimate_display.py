@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tutelage.generation.estimate import Estimate, Interval
+from tutelage.generation.extrapolation import Estimate, Interval
 from tutelage.transcripts.terminal import Aside, one_line, print_parts, short_number
 
 PIPED: Final = 100
