@@ -33,7 +33,7 @@ class _Spill(NamedTuple):
     """A key went elsewhere because its own replica had too much to do."""
 
     home: Replica
-    """Where it belonged then: when that is another now, because one was lost or found, came or went, this is void."""
+    """Where it belonged then. Once it belongs to one that comes earlier in its order, found again or new, this is void."""
     place: Replica
 
 
@@ -118,7 +118,9 @@ class Routing:
 
     def _place(self, key: str, home: Replica) -> Replica:
         spill = self._spilled.get(key)
-        return spill.place if spill is not None and spill.home is home else home
+        if spill is None or (spill.home is not home and home.weight(key) > spill.home.weight(key)):
+            return home
+        return spill.place
 
     def _liked(self, request: Request) -> list[Replica]:
         """Of the replicas that may be asked, those that failed this request least, and do not fail now."""
