@@ -25,7 +25,7 @@ from tutelage import Cast, Dialogue, Transcript, agenerate, max_messages, read_t
 from tutelage.agents import student, tutor
 from tutelage.config import load_config
 from tutelage.dialogue.asking import REPAIRS
-from tutelage.errors import ContextExceeded, EndpointFailed, RunFolderError
+from tutelage.errors import EndpointFailed, RunFolderError, SchemaRefused
 from tutelage.generation import run as run_module
 from tutelage.generation.checkpoint_store import CheckpointStore
 from tutelage.generation.checkpoints import CheckpointSaver
@@ -477,13 +477,13 @@ async def test_a_crash_between_transcript_and_checkpoint_makes_no_dialogue_twice
     assert project.checkpoints().threads == set()
 
 
-def too_long(role: str, seed: int, nth: int) -> str | Exception:
-    return ContextExceeded("too long") if role == "student" else by_seed(role, seed, nth)
+def refused(role: str, seed: int, nth: int) -> str | Exception:
+    return SchemaRefused("no such schema") if role == "student" else by_seed(role, seed, nth)
 
 
 async def test_a_retry_is_another_attempt_with_other_seeds_and_goes_before_what_is_new(tmp_path: Path) -> None:
-    project, before = Project(folder=tmp_path, briefs=3, settings={"concurrency": 1}), Actor(too_long)
-    assert (await project.play(before)).counts == {"failed": {"context_exceeded": 3}}
+    project, before = Project(folder=tmp_path, briefs=3, settings={"concurrency": 1}), Actor(refused)
+    assert (await project.play(before)).counts == {"failed": {"schema_refused": 3}}
     with closing(project.ledger()) as ledger:
         ids = [each.id for each in project.transcripts()]
         assert ledger.retry(ids[:2]) == 2
@@ -508,7 +508,7 @@ async def test_a_retry_does_not_go_on_from_the_checkpoint_of_what_failed(tmp_pat
     project = Project(folder=tmp_path)
     await project.play_until_killed(Actor(hangs=hangs_at("student")))
     checkpoints = take_checkpoints(project)
-    await project.play(Actor(too_long))
+    await project.play(Actor(refused))
     put_back(project, checkpoints)
     with closing(project.ledger()) as ledger:
         assert ledger.retry([project.transcripts()[0].id]) == 1
@@ -523,7 +523,7 @@ async def test_a_retry_does_not_go_on_from_the_checkpoint_of_what_failed(tmp_pat
 
 async def test_a_retry_that_is_killed_goes_on_as_that_retry(tmp_path: Path) -> None:
     project = Project(folder=tmp_path)
-    await project.play(Actor(too_long))
+    await project.play(Actor(refused))
     with closing(project.ledger()) as ledger:
         ledger.retry([project.transcripts()[0].id])
     await project.play_until_killed(Actor(hangs=hangs_at("student")))
@@ -536,7 +536,7 @@ async def test_a_retry_that_is_killed_goes_on_as_that_retry(tmp_path: Path) -> N
 async def test_what_is_to_be_retried_is_no_new_dialogue_where_new_ones_are_looked_for(tmp_path: Path) -> None:
     """A retry that comes while the dialogue is just ending waits for the next start at the latest."""
     project = Project(folder=tmp_path)
-    async with project.session(Actor(too_long)) as session:
+    async with project.session(Actor(refused)) as session:
         await session.run.complete()
         session.ledger.retry([entry.id for entry in session.ledger.set_aside()])
         session.run.look_again()
@@ -549,7 +549,7 @@ async def test_what_is_to_be_retried_is_no_new_dialogue_where_new_ones_are_looke
 
 async def test_one_whose_transcript_cannot_be_read_keeps_no_other_from_being_retried(tmp_path: Path) -> None:
     project = Project(folder=tmp_path, briefs=2)
-    await project.play(Actor(too_long))
+    await project.play(Actor(refused))
     transcripts = project.run / "transcripts" / "00000.jsonl"
     content = transcripts.read_bytes()
     transcripts.write_bytes(b"?" + content[1:])
@@ -565,7 +565,7 @@ async def test_a_retry_that_waits_to_be_tried_again_is_not_begun_a_second_time(
 ) -> None:
     monkeypatch.setattr(run_module, "TRY_AGAIN", (0.5, 0.5))
     project = Project(folder=tmp_path)
-    await project.play(Actor(too_long))
+    await project.play(Actor(refused))
     with closing(project.ledger()) as ledger:
         ledger.retry([project.transcripts()[0].id])
 
