@@ -13,6 +13,7 @@ from rich.text import Text
 from tutelage.transcripts.terminal import clean
 
 _NARROWEST = 20
+_THOUGHT = "dim italic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,11 @@ class _Speech:
 
     def add(self, piece: Utterance) -> None:
         if piece.reasoning:
-            self._write(piece.reasoning, "dim italic")
+            if not self._has_begun:
+                self._write("(thinks) ", _THOUGHT)
+            self._write(piece.reasoning, _THOUGHT)
         if piece.content:
-            if self._style == "dim italic":
+            if self._style == _THOUGHT:
                 self._write("\n\n", "")
             before = self.text
             self._raw += piece.content

@@ -169,14 +169,14 @@ class _Stage:
         self._console.print(one_line(f"{mark} {outcome.status}: {outcome.reason}", f"bold {style}"))
         if outcome.detail:
             self._console.print(Aside(plain(outcome.detail), "  "))
-        usage = Usage.of(calls_of(turns, None))
+        usage, sent_back = Usage.of(calls_of(turns, None)), _count(self._sent_back, "draft")
         tokens = short_number(usage.prompt_tokens + usage.completion_tokens)
         cached = (
             f", {usage.cached_tokens / usage.prompt_tokens:.0%} of the prompts' cached" if usage.prompt_tokens else ""
         )
         self._note(
-            f"{_count(len(turns), "turn")}, {_count(self._sent_back, "draft")} sent back · {_count(usage.calls, "call")}, {tokens} tokens{cached} · "
-            f"{seconds:.1f} s · nothing of it was kept"
+            f"{_count(len(turns), 'turn')}, {sent_back} sent back · {_count(usage.calls, 'call')}, {tokens} tokens"
+            f"{cached} · {seconds:.1f} s · nothing of it was kept"
         )
 
     def _heading(self, role: str) -> Text:

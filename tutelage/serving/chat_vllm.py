@@ -4,7 +4,6 @@ It is built on aiohttp and orjson, because the usual client costs some 4 ms of C
 leaves its GPUs idle. Callbacks, tracing, `bind`, `with_retry` and the rest come with the base class.
 """
 
-import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
@@ -180,16 +179,7 @@ class ChatVLLM(EndpointModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        _refuse_running_loop("invoke", "await model.ainvoke(...)")
-        return asyncio.run(self._generate_alone(messages, stop, Origin.of_run(run_manager), kwargs))
-
-    async def _generate_alone(
-        self, messages: list[BaseMessage], stop: list[str] | None, origin: Origin, options: dict[str, Any]
-    ) -> ChatResult:
-        try:
-            return await self._complete(messages, stop, origin, options)
-        finally:
-            await self.pool.aclose()
+        return self._run_alone(self._complete(messages, stop, Origin.of_run(run_manager), kwargs))
 
     async def _complete(
         self, messages: list[BaseMessage], stop: list[str] | None, origin: Origin, options: dict[str, Any]
@@ -286,18 +276,11 @@ class ChatVLLM(EndpointModel, BaseChatModel):
         origin: Origin | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        _refuse_running_loop("stream", "async for piece in model.astream(...)")
         origin, streamed = origin or Origin.of_run(run_manager), StreamedReply()
-        pieces = self._pieces(messages, stop, origin, kwargs, streamed)
-        with asyncio.Runner() as runner:
-            try:
-                while (piece := runner.run(_next_of(pieces))) is not None:
-                    if run_manager:
-                        run_manager.on_llm_new_token(str(piece.message.content), chunk=piece)
-                    yield piece
-            finally:
-                runner.run(pieces.aclose())
-                runner.run(self.pool.aclose())
+        for piece in self._iterate_alone(self._pieces(messages, stop, origin, kwargs, streamed)):
+            if run_manager:
+                run_manager.on_llm_new_token(str(piece.message.content), chunk=piece)
+            yield piece
 
     async def _follow(
         self,
@@ -363,22 +346,7 @@ def _is_followed(run_manager: AsyncCallbackManagerForLLMRun | None) -> TypeGuard
     )
 
 
-def _refuse_running_loop(method: str, instead: str) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(
-        f"ChatVLLM.{method} would stop the event loop that runs in this thread until the model has answered: "
-        f"use `{instead}`"
-    )
-
-
 def _is_no_completion(endpoint: str) -> EndpointRefused:
     return EndpointRefused(
         f"{endpoint}{CHAT_PATH} answered with JSON that is no chat completion: is that an OpenAI-compatible API?"
     )
-
-
-async def _next_of(pieces: AsyncIterator[ChatGenerationChunk]) -> ChatGenerationChunk | None:
-    return await anext(pieces, None)

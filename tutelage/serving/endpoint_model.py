@@ -1,10 +1,11 @@
 """What a model at endpoints has, whichever API it is asked by: its name, its sampling, its pool, the origin of a call."""
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.runnables import RunnableConfig, ensure_config
@@ -29,6 +30,9 @@ SAMPLING: Final = (
 )
 
 
+Piece = TypeVar("Piece")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """What a call belongs to."""
@@ -50,6 +54,12 @@ class Origin:
     def of_run(cls, run_manager: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None) -> Self:
         """That of a call that LangChain has given a run."""
         return cls.of(run_manager.metadata, run_manager.run_id.hex) if run_manager else cls()
+
+    def part(self, number: int) -> Self:
+        """That of one of several requests that a call makes, counted from 0."""
+        if not number or self.request_id is None:
+            return self
+        return replace(self, request_id=f"{self.request_id}.{number}")
 
     @classmethod
     def of_config(cls, config: RunnableConfig | None, own: Mapping[str, Any] | None) -> tuple[RunnableConfig, Self]:
@@ -137,3 +147,49 @@ class EndpointModel(BaseModel):
             "endpoint": endpoint,
             "request_id": origin.request_id,
         }
+
+    def _run_alone(self, call: Coroutine[Any, Any, Piece]) -> Piece:
+        """Makes a call where no event loop runs, for `invoke`."""
+        if _loop_runs():
+            call.close()
+            raise self._would_stop_the_loop("invoke", "await model.ainvoke(...)")
+
+        async def alone() -> Piece:
+            try:
+                return await call
+            finally:
+                await self.pool.aclose()
+
+        return asyncio.run(alone())
+
+    def _iterate_alone(self, pieces: AsyncGenerator[Piece, None]) -> Iterator[Piece]:
+        """Goes through a stream where no event loop runs, for `stream`."""
+        if _loop_runs():
+            raise self._would_stop_the_loop("stream", "async for piece in model.astream(...)")
+
+        async def further() -> tuple[Piece, ...]:
+            async for piece in pieces:
+                return (piece,)
+            return ()
+
+        with asyncio.Runner() as runner:
+            try:
+                while piece := runner.run(further()):
+                    yield piece[0]
+            finally:
+                runner.run(pieces.aclose())
+                runner.run(self.pool.aclose())
+
+    def _would_stop_the_loop(self, method: str, instead: str) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__}.{method} would stop the event loop that runs in this thread until the model has "
+            f"answered: use `{instead}`"
+        )
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
