@@ -20,18 +20,19 @@ dialogues, in which there is less to do."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a server has done: counters, in tokens."""
+    """What servers have done: counters, in tokens."""
 
     prompt: int
+    """Looked up in the prefix cache; more than were asked for where a request was preempted and came again."""
     cached: int
-    """Prompt tokens found in the prefix cache, of `prompt`."""
+    """Found there."""
     generated: int
 
     @classmethod
     def of(cls, *urls: str) -> "Work":
         """By all servers together, since their start."""
         said = [read(url) for url in urls]
-        names = ("prompt_tokens_total", "prefix_cache_hits_total", "generation_tokens_total")
+        names = ("prefix_cache_queries_total", "prefix_cache_hits_total", "generation_tokens_total")
         prompt, cached, generated = (round(sum(each[f"vllm:{name}"] for each in said)) for name in names)
         return cls(prompt=prompt, cached=cached, generated=generated)
 
