@@ -19,7 +19,7 @@ from aiohttp import web
 from rich.console import Console
 
 from tutelage.cli import run_command
-from tutelage.generation import doctor, endpoint_examination
+from tutelage.generation import doctor, probing
 from tutelage.generation.doctor import examine
 from tutelage.generation.findings import Finding, Level, render
 from tutelage.testing import SimulatedEndpoint
@@ -308,8 +308,8 @@ def test_each_replica_is_asked_and_one_that_is_down_is_not_the_end(tmp_path: Pat
 
 def test_dead_hosts_are_waited_for_together_and_not_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take the connection, for their kernel does, and never answer."""
-    assert endpoint_examination.ANSWER_SECONDS <= 10
-    monkeypatch.setattr(endpoint_examination, "ANSWER_SECONDS", 2.0)
+    assert probing.ANSWER_SECONDS <= 10
+    monkeypatch.setattr(probing, "ANSWER_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         urls = [f"http://127.0.0.1:{each.getsockname()[1]}/v1" for each in (one, two)]
         path = write(tmp_path, *urls)

@@ -8,28 +8,30 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from langgraph.graph import StateGraph
 
 from tutelage.briefs.sources import BriefIndex, read_briefs
-from tutelage.config import Config, ModelConfig, RoleConfig, load_config
+from tutelage.config import Config, RoleConfig, load_config
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.nodes import Draft, Speak
 from tutelage.dialogue.prompt import Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Call, Issue, Review, Turn, Verdict
 from tutelage.dialogue.view import check_prompts, judge_prompt, speaker_prompt
-from tutelage.errors import BriefError, ConfigError, EmbeddedError, GraphError, PromptError, RunFolderError, UserError
-from tutelage.generation.casting import EMBEDDED_SLOTS, prompt_library
-from tutelage.generation.endpoint_examination import Part, examine_endpoint
+from tutelage.errors import BriefError, ConfigError, GraphError, PromptError, RunFolderError, UserError
+from tutelage.generation.casting import prompt_library
 from tutelage.generation.findings import Finding, Level, Notes, render
+from tutelage.generation.model_examination import examine_embedded, examine_models
+from tutelage.generation.probing import Part
 from tutelage.generation.registry import LoadedGraph, load_graph
 from tutelage.generation.run_folder import check_run_folder
 from tutelage.generation.session import MANY_PER_BRIEF
-from tutelage.serving.embedded import EmbeddedServer
 
 __all__ = ["Finding", "examine", "render"]
 
@@ -106,6 +108,14 @@ class _Subject:
         except ValueError:
             return None
 
+    def candidates(self) -> dict[str, int]:
+        """By role, how many candidates its model is asked for at once."""
+        most: dict[str, int] = {}
+        for node in _nodes_of(self.graph.graph) if self.graph else ():
+            if isinstance(node, Speak | Draft):
+                most[node.agent.role] = max(node.candidates, most.get(node.agent.role, 1))
+        return most
+
     def parts(self, model: str | None) -> list[Part]:
         """What the roles that a model plays will ask of it."""
         if self.graph is None:
@@ -124,6 +134,7 @@ class _Subject:
             adapter=role.adapter,
             sampling={**agent.sampling, **role.sampling()},
             shape=agent.reply or (Verdict if agent.task else None),
+            candidates=self.candidates().get(agent.role, 1),
             prompt=max(self._first_prompts(agent, prompts), key=_length, default=None),
         )
 
@@ -284,58 +295,9 @@ def _is_held(lock: Path) -> bool:
 async def _endpoints(subject: _Subject) -> list[Finding]:
     config = subject.config
     if not config.models:
-        return await _embedded(subject)
-    each = (_model(name, model, subject) for name, model in config.models.items())
-    return list(chain.from_iterable(await asyncio.gather(*each)))
-
-
-async def _model(name: str, model: ModelConfig, subject: _Subject) -> list[Finding]:
-    """Examines all replicas of a model at once."""
-    notes = Notes(f"models.{name}")
-    if model.model is None:
-        return [
-            *notes.problem(
-                "this version does not launch vLLM itself (`serve:`): start the server, and give its `url:` here"
-            )
-        ]
-    try:
-        secret = model.secret()
-    except ConfigError as error:
-        return [*notes.problem(f"{error}. Its endpoints were not asked")]
-    parts = subject.parts(name)
-    examinations = (
-        examine_endpoint(
-            group=f"models.{name}, {url}",
-            url=url,
-            model=model.model,
-            secret=secret,
-            parts=parts,
-            token_limit=subject.config.limits.tokens,
-        )
-        for url in dict.fromkeys(model.url)
-    )
-    return list(chain.from_iterable(await asyncio.gather(*examinations)))
-
-
-async def _embedded(subject: _Subject) -> list[Finding]:
-    notes = Notes("Embedded model").warning(
-        "it plays all roles: its data is for trying out, not for training; name your own under `models:`"
-    )
-    async with AsyncExitStack() as stack:
-        try:
-            server = await stack.enter_async_context(EmbeddedServer(slots=EMBEDDED_SLOTS))
-        except EmbeddedError as error:
-            return [*notes.problem(" ".join(str(error).split()))]
-        found = await examine_endpoint(
-            group=notes.group,
-            url=server.url,
-            model=server.model,
-            secret=None,
-            parts=subject.parts(None),
-            # A run keeps to its context by itself, and nobody can make it longer.
-            token_limit=min(subject.config.limits.tokens, server.context),
-        )
-    return [*notes, *found]
+        return await examine_embedded(subject.parts(None), config)
+    played = {name: subject.parts(name) for name in config.models}
+    return await examine_models(config, played)
 
 
 def _reached(findings: Sequence[Finding]) -> list[Finding]:
@@ -344,6 +306,14 @@ def _reached(findings: Sequence[Finding]) -> list[Finding]:
     if {finding.group for finding in findings if finding.level is Level.FINE} - down:
         return [replace(finding, unreachable=False) for finding in findings]
     return list(findings)
+
+
+def _nodes_of(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[Any]:
+    """What a graph's nodes, and those of its subgraphs, do."""
+    for node in graph.nodes.values():
+        if isinstance(builder := getattr(node.runnable, "builder", None), StateGraph):
+            yield from _nodes_of(builder)
+        yield getattr(node.runnable, "afunc", None) or getattr(node.runnable, "func", None)
 
 
 def _length(prompt: Prompt) -> int:

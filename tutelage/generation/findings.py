@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from typing import Final, Self
+from urllib.parse import quote, quote_plus
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.text import Text
 
@@ -50,10 +52,17 @@ class Finding:
 
 
 class Notes:
-    """Findings of one group, as they are made."""
+    """Findings of one group, as they are made.
 
-    def __init__(self, group: str) -> None:
+    Args:
+        group: What is looked at.
+        secret: A key, which a server may repeat in whatever it says, and no finding does.
+    """
+
+    def __init__(self, group: str, *, secret: SecretStr | None = None) -> None:
         self.group = group
+        key = secret.get_secret_value() if secret else ""
+        self._secrets = {key, quote(key, safe=""), quote_plus(key)} - {""}
         self._findings: list[Finding] = []
 
     def __iter__(self) -> Iterator[Finding]:
@@ -74,6 +83,8 @@ class Notes:
         return self
 
     def _add(self, level: Level, text: str, *, unreachable: bool = False) -> Self:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         self._findings.append(Finding(group=self.group, level=level, text=text, unreachable=unreachable))
         return self
 
