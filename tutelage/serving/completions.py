@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from random import getrandbits
 from typing import Any, Final
 
 import orjson
@@ -58,7 +59,7 @@ class CompletionsVLLM(EndpointModel, BaseLLM):
         Raises:
             CallError: As `EndpointPool.post` has it.
         """
-        return await self._complete(prompt, stop, Origin.of(metadata or {}, None), options)
+        return await self._complete(prompt, stop, Origin.of(metadata or {}, f"{getrandbits(128):032x}"), options)
 
     def _generate(
         self,
@@ -81,11 +82,14 @@ class CompletionsVLLM(EndpointModel, BaseLLM):
     async def _complete_all(
         self, prompts: list[str], stop: list[str] | None, origin: Origin, options: dict[str, Any]
     ) -> LLMResult:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._complete(prompt, stop, origin.part(number), dict(options)))
-                for number, prompt in enumerate(prompts)
-            ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._complete(prompt, stop, origin.part(number), options))
+                    for number, prompt in enumerate(prompts)
+                ]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the first to fail cancelled the others
         return LLMResult(generations=[[*task.result()] for task in tasks])
 
     async def _complete(
