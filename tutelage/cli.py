@@ -342,6 +342,82 @@ def doctor(config: Path, *, out: Annotated[Path | None, OUT] = None) -> int:
     return max((finding.exit_code for finding in findings), default=0)
 
 
+@app.command
+def serve(config: Path, *, logs: Path | None = None, verbose: bool = False) -> int:
+    """Launches the vLLM servers that a config's `serve:` entries name, and keeps them running until it is ended.
+
+    While it runs, `generate` and `daemon` use its servers; without it they launch and end their own.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    logs
+        The folder for the servers' logs; logs/ beside the config if not given.
+    verbose
+        Log in more detail, on stderr.
+    """
+    from tutelage.generation.serve import serve_models
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs(verbose=verbose)
+    return serve_models(config, logs=logs)
+
+
+@app.command
+def estimate(
+    config: Path,
+    *,
+    sample: int = 20,
+    speed: float | None = None,
+    gpus: int | None = None,
+    out: Annotated[Path | None, OUT] = None,
+    json: bool = False,
+) -> int:
+    """Plays a few dialogues, and says what the whole run will cost: calls, tokens, time, GPU hours.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    sample
+        How many dialogues to play. They are kept apart from the run.
+    speed
+        Completion tokens a second of all GPUs together, where that is known; what the sample came to, if not given.
+    gpus
+        How many GPUs serve the models; what `serve:` says, or one for each endpoint, if not given.
+    out
+        The run's folder, of which what is made already is left out; runs/NAME if not given.
+    json
+        Print JSON.
+    """
+    from tutelage.generation.estimate import estimate_run, render
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs()
+    estimated = estimate_run(config, sample=sample, speed=speed, gpus=gpus, out=out, progress=True)
+    print(estimated.model_dump_json(indent=2) if json else render(estimated))
+    return 0
+
+
+@app.command
+def play(config: Path, brief: str | None = None) -> int:
+    """Plays one dialogue and shows it word by word as it is spoken. Nothing of it is kept.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    brief
+        The id of a brief; the first one if not given.
+    """
+    from tutelage.generation.play import play_one
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs()
+    return play_one(config, brief)
+
+
 def main() -> None:
     """The command's entry point."""
     sys.exit(run_command(sys.argv[1:]))
