@@ -113,6 +113,17 @@ async def test_a_server_that_crashed_comes_back_on_its_port_and_nothing_of_it_is
         assert ended.last_error == "vLLM ended with exit code 137"
 
 
+async def test_what_is_left_of_a_server_whose_keeper_was_killed_is_ended(tmp_path: Path) -> None:
+    """The keeper ends all processes of a server; if somebody kills the keeper, we do."""
+    async with fleets(tmp_path) as launched:
+        fleet = (await launched.launch({"small": model(tmp_path)}))["small"]
+        kept, keeper = records(tmp_path)[0], fleet.states()[0].pid
+        assert keeper
+        os.kill(keeper, signal.SIGKILL)
+        await until(lambda: fleet.states()[0].restarts == 1 and fleet.states()[0].state == "ready")
+        assert not alive(kept["pid"]) and not alive(kept["engine"])
+
+
 async def test_a_server_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
     async with fleets(tmp_path) as launched:
         fleet = (await launched.launch({"small": model(tmp_path)}))["small"]
@@ -282,7 +293,7 @@ async def test_servers_whose_config_did_not_change_run_on(tmp_path: Path) -> Non
         assert after["kept"] is before["kept"]
         assert after["changed"] is not before["changed"]
         assert len(records(tmp_path)) == 3
-        await launched.keep_only(after.values())
+        await launched.end([before["changed"]])
         assert set(launched.running()) == set(after.values())
         assert [await chat(before[name].urls[0]) for name in ("kept", "changed")] == [200, 0]
         assert [await chat(after[name].urls[0]) for name in ("kept", "changed")] == [200, 200]

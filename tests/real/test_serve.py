@@ -23,7 +23,7 @@ pytestmark = pytest.mark.vllm
 
 COMMAND = Path(sys.executable).with_name("tutelage")
 BRIEFS = Path(__file__).parents[2] / "examples" / "briefs" / "mathematics.jsonl"
-LESSONS = 60
+LESSONS = 40
 ON_A_CPU = {
     "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
     # Compiling takes two minutes. A prompt split over two steps kills the engine if it has a seed.

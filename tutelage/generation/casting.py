@@ -154,7 +154,7 @@ async def _reach_all(
             for name in names
         }
     except BaseException:
-        await fleets.keep_only(before)
+        await fleets.end([fleet for fleet in fleets.running() if fleet not in before])
         raise
 
 

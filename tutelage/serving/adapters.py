@@ -115,7 +115,7 @@ async def _load(session: aiohttp.ClientSession, endpoint: str, name: str, path: 
             status, text = reply.status, await reply.text(errors="replace")
     except (aiohttp.ClientError, TimeoutError) as error:
         raise ConfigError(f"adapters.{name}: {endpoint} did not load it ({type(error).__name__}: {error})") from error
-    if status == 405 or (status == 404 and '"Not Found"' in text):  # there is no such route; a missing folder is named
+    if status == 405 or (status == 404 and "Not Found" in text):  # there is no such route; a missing folder is named
         text = (
             f"{text[:200]}. Start vLLM there with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora, or have it load the"
             f" adapter at its start: --enable-lora --lora-modules {name}={path}"

@@ -114,7 +114,7 @@ class Fleets:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.keep_only(())
+        await self.end(self._running)
 
     def running(self) -> tuple[Fleet, ...]:
         """All that run."""
@@ -142,16 +142,15 @@ class Fleets:
         self._running += made
 
         async def undo() -> None:
-            await self.keep_only([fleet for fleet in self._running if fleet not in made])
+            await self.end(made)
 
         await together([fleet.start() for fleet in made], undo=undo)
         return fleets | {fleet.name: fleet for fleet in made}
 
-    async def keep_only(self, fleets: Iterable[Fleet]) -> None:
-        """Ends all other fleets, in good order; cancelled, at once."""
-        kept = list(fleets)
-        ending = [fleet for fleet in self._running if fleet not in kept]
-        self._running = [fleet for fleet in self._running if fleet in kept]
+    async def end(self, fleets: Iterable[Fleet]) -> None:
+        """Ends fleets in good order; cancelled, at once."""
+        ending = list(fleets)
+        self._running = [fleet for fleet in self._running if fleet not in ending]
 
         async def kill() -> None:
             await asyncio.gather(*[fleet.kill() for fleet in ending])

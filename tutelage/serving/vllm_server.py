@@ -204,7 +204,8 @@ class VLLMServer:
         if self._process is not None:
             with suppress(ProcessLookupError):  # it has ended by itself
                 self._process.send_signal(signal.SIGINT)
-            await self._process.wait()
+            if await self._process.wait() < 0:  # somebody has killed the keeper, and what it kept runs on without it
+                _end_session(self._process.pid)
             self._process = None  # not before: a call that is cancelled here can be made again
         session, self._session = self._session, None
         if session is not None:
@@ -328,6 +329,14 @@ class VLLMServer:
             if sign in tail:
                 return f" {remedy}"
         return ""
+
+
+def _end_session(leader: int) -> None:
+    """Ends all processes of a session whose leader has ended (on Linux: elsewhere they cannot be found)."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            if int(entry.read_text().rpartition(")")[2].split()[3]) == leader:
+                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 _REMEDIES: Final = {

@@ -86,7 +86,7 @@ if __name__ == "__main__":
     if "STAND_IN_END" in os.environ:
         sys.exit(os.environ["STAND_IN_END"])
     # As vLLM's engine: a process that does not end by itself when this one is killed.
-    engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], process_group=0)
     write_record(given, engine)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(given))
