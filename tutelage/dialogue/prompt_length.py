@@ -12,7 +12,7 @@ from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.prompt import Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.stopping import tokens_ahead
+from tutelage.dialogue.stopping import room_for_reply, tokens_said
 from tutelage.dialogue.turn import Attempt, Call, Turn
 from tutelage.dialogue.view import drafts, judge_prompt, shortening, speaker_prompt
 
@@ -67,7 +67,7 @@ def surely_fits(agent: Agent, dialogue: Dialogue, prompt: Prompt, cast: Cast) ->
     most += _MOST_PER_MESSAGE * len(prompt.messages)
     if most + (_max_tokens(agent, cast) or 0) > cast.limits.tokens:
         return False
-    return cast.limits.outgrown == "end" or _ahead(agent, dialogue) <= cast.limits.tokens
+    return cast.limits.outgrown == "end" or _judged_after(agent, dialogue, cast) <= cast.limits.tokens
 
 
 def need_of(agent: Agent, dialogue: Dialogue, prompt: Prompt, cast: Cast) -> Need:
@@ -83,7 +83,7 @@ def need_of(agent: Agent, dialogue: Dialogue, prompt: Prompt, cast: Cast) -> Nee
     if reply is None:
         reply = max((call.completion_tokens for _, call in _past_calls(agent, dialogue)), default=0)
     if cast.limits.outgrown != "end":
-        tokens = max(tokens, _ahead(agent, dialogue) - reply)
+        tokens = max(tokens, _judged_after(agent, dialogue, cast) - reply)
     return Need(tokens=tokens, reply=reply, limit=cast.limits.tokens, rate=rate)
 
 
@@ -102,12 +102,20 @@ def _max_tokens(agent: Agent, cast: Cast) -> int | None:
     return None if given is None else int(given)
 
 
-def _ahead(agent: Agent, dialogue: Dialogue) -> int:
-    """What the longest call of a speaker's turn will take, by the calls of the turns before."""
+def _judged_after(agent: Agent, dialogue: Dialogue, cast: Cast) -> float:
+    """What the longest call of those who will judge a speaker's turn may take, by their calls of the last round."""
     shortened = shortening(dialogue)
-    since = shortened.at + 1 if shortened else 0
-    recent = dialogue.get("turns", [])[since:][-2:]
-    return tokens_ahead(recent) if recent and agent.task is None and not dialogue.get("attempts") else 0
+    recent = dialogue.get("turns", [])[shortened.at + 1 if shortened else 0 :][-2:]
+    if agent.task is not None or not recent:
+        return 0
+    judged = [review.call for turn in recent for attempt in turn.attempts for review in attempt.reviews]
+    judged += [step.call for turn in recent for step in turn.steps if step.kind == "assessment"]
+    longest = max((call.prompt_tokens + room_for_reply(call) for call in judged), default=0)
+    if not longest:
+        return 0
+    heard = sum(tokens_said(turn) for turn in recent if turn.role != agent.role)
+    drafted = _max_tokens(agent, cast) or max(tokens_said(turn) for turn in recent)
+    return longest + MARGIN * heard + drafted
 
 
 def _estimate(

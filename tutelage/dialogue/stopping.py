@@ -94,10 +94,8 @@ def tokens_ahead(turns: Sequence[Turn]) -> int:
     Each role's next prompt is taken to be its last one and one more round of the same length; the reply to it takes
     `max_tokens`, where the call named one.
     """
-    said = [(attempt, turn) for turn in turns for attempt in turn.attempts if attempt.status == "accepted"]
-    round_ = sum(reply_tokens(attempt.call, turn) for attempt, turn in said)
-    longest = max(prompt + int(call.sampling.get("max_tokens", reply)) for prompt, reply, call in _lengths(turns))
-    return longest + round(NEXT_ROUND * round_)
+    longest = max(call.prompt_tokens + room_for_reply(call) for call in _calls(turns))
+    return longest + round(NEXT_ROUND * sum(map(tokens_said, turns)))
 
 
 def completed(reason: str) -> Outcome:
@@ -125,22 +123,24 @@ def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[tuple[str | None
                 yield router.speaker or speaker, router
 
 
-def reply_tokens(call: Call, turn: Turn) -> int:
-    """The tokens of a reply; of several candidates from one request, the mean where the call has the tokens of all."""
+def tokens_said(turn: Turn) -> int:
+    """The tokens of what was said; of several candidates from one request, which counts them together, their mean."""
+    call = next(attempt.call for attempt in turn.attempts if attempt.status == "accepted")
     if call.candidate is None:
         return call.completion_tokens
     calls = [attempt.call for attempt in turn.attempts] + [step.call for step in turn.steps]
     alike = [each for each in calls if each.prompt_sha256 == call.prompt_sha256]
-    return sum(each.completion_tokens for each in alike) // max(1, len(alike))
+    return sum(each.completion_tokens for each in alike) // len(alike)
 
 
-def _lengths(turns: Sequence[Turn]) -> Iterator[tuple[int, int, Call]]:
-    """Of each call its prompt's and its reply's tokens."""
+def room_for_reply(call: Call) -> int:
+    """The tokens that a reply to such a call may have: `max_tokens`, or as many as this one had."""
+    return int(call.sampling.get("max_tokens", call.completion_tokens))
+
+
+def _calls(turns: Sequence[Turn]) -> Iterator[Call]:
     for turn in turns:
         for attempt in turn.attempts:
-            yield attempt.call.prompt_tokens, reply_tokens(attempt.call, turn), attempt.call
-            for review in attempt.reviews:
-                yield review.call.prompt_tokens, review.call.completion_tokens, review.call
-        for step in turn.steps:
-            if step.kind == "assessment":
-                yield step.call.prompt_tokens, step.call.completion_tokens, step.call
+            yield attempt.call
+            yield from (review.call for review in attempt.reviews)
+        yield from (step.call for step in turn.steps if step.kind == "assessment")
