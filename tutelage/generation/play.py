@@ -25,14 +25,14 @@ from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.nodes import Draft, Speak
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import outcome_of
-from tutelage.dialogue.turn import Attempt, Outcome, Review, Turn
+from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
 from tutelage.errors import AuthRefused, BriefError, CallError, EndpointUnreachable, ModelNotServed
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.generate import fast_loop
 from tutelage.generation.live_words import LiveWords, Utterance
 from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
 from tutelage.transcripts.terminal import Aside, clean, one_line, plain, role_name, short_number
-from tutelage.transcripts.transcript import Usage, calls_of
+from tutelage.transcripts.transcript import Unfinished, Usage, calls_of
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue")
 _SEVERITIES = {"block": "bold red", "major": "red", "minor": "yellow"}
@@ -83,6 +83,7 @@ async def _play(path: Path, wanted: str | None, console: Console, models: Mappin
             stage.hush()
             raise
         except CallError as error:
+            stage.lost = [step for step in error.replies if isinstance(step, Step)]
             outcome = Outcome(status="failed", reason=error.reason, detail=str(error))
         except asyncio.CancelledError:
             stage.hush()
@@ -125,6 +126,8 @@ class _Stage:
         self._sent_back = 0
         self.dialogue: Dialogue = {}
         """Where the dialogue stands after the last step."""
+        self.lost: list[Step] = []
+        """Replies that the last step could not use, where it failed."""
 
     def open(self, brief: Brief, casting: Casting) -> None:
         """Says what is played, and by whom."""
@@ -169,7 +172,10 @@ class _Stage:
         self._console.print(one_line(f"{mark} {outcome.status}: {outcome.reason}", f"bold {style}"))
         if outcome.detail:
             self._console.print(Aside(plain(outcome.detail), "  "))
-        usage, sent_back = Usage.of(calls_of(turns, None)), _count(self._sent_back, "draft")
+        unfinished = Unfinished(
+            attempts=self.dialogue.get("attempts", []), steps=[*self.dialogue.get("steps", []), *self.lost]
+        )
+        usage, sent_back = Usage.of(calls_of(turns, unfinished)), _count(self._sent_back, "draft")
         tokens = short_number(usage.prompt_tokens + usage.completion_tokens)
         cached = (
             f", {usage.cached_tokens / usage.prompt_tokens:.0%} of the prompts' cached" if usage.prompt_tokens else ""
