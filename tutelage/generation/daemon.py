@@ -329,6 +329,7 @@ class Daemon:
                     logs=session.folder.logs,
                     endless=True,
                     on_request=session.watch.request_made,
+                    fleets=session.fleets,
                 )
             )
             self._refuse_if_ending()
@@ -346,7 +347,15 @@ class Daemon:
         session.run.reconfigure(new)
         moved_on = session.run.recast(casting.cast, at_once(new, casting), Pace(casting.pools))
         self._do_beside(_close(before, pools.values(), moved_on))
+        self._do_beside(self._end_servers(session, casting, moved_on))
         return changed
+
+    async def _end_servers(self, session: Session, casting: Casting, when: asyncio.Event) -> None:
+        """Ends the servers that nobody plays by any more."""
+        await when.wait()
+        if casting is self._standing.casting:  # otherwise the reload after it does so
+            wanted = casting.fleets.values()
+            await session.fleets.end([fleet for fleet in session.fleets.running() if fleet not in wanted])
 
     async def _leave_casts(self) -> None:
         for task in (beside := list(self._beside)):

@@ -38,6 +38,7 @@ from tutelage.generation.registry import LoadedGraph, MakesGraph, load_graph
 from tutelage.generation.run import Run
 from tutelage.generation.run_folder import RunFolder
 from tutelage.generation.run_watch import RunWatch
+from tutelage.serving.fleet import Fleets
 from tutelage.telemetry.metrics import Metrics
 from tutelage.telemetry.traces import configure_traces
 from tutelage.transcripts.store import parse_transcript, shards
@@ -90,6 +91,8 @@ class Session:
     watch: RunWatch
     watched_briefs: BriefWatch | None
     """Looks for new briefs, where the run is to take them up."""
+    fleets: Fleets
+    """The servers that are launched here: those of the start, and those that a reload of the config asks for."""
     casting: Casting
     run: Run
 
@@ -131,6 +134,7 @@ async def open_session(
         await stack.enter_async_context(means.within(folder))
         if config.telemetry.traces:
             stack.push_async_callback(asyncio.to_thread, configure_traces(content=config.telemetry.content))
+        fleets = await stack.enter_async_context(Fleets(config.folder, folder.logs))
         casting = await stack.enter_async_context(
             cast_of(
                 config,
@@ -140,6 +144,7 @@ async def open_session(
                 logs=folder.logs,
                 endless=means.endless,
                 on_request=None if means.metrics is None else watch.request_made,
+                fleets=fleets,
             )
         )
         _say_what_is_odd(config, len(briefs), folder, casting)
@@ -180,6 +185,7 @@ async def open_session(
             recorder=recorder,
             watch=watch,
             watched_briefs=watched,
+            fleets=fleets,
             casting=casting,
             run=run,
         )

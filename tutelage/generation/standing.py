@@ -21,6 +21,7 @@ from tutelage.generation.status import (
     EndpointStatus,
     Progress,
     Reload,
+    ServerStatus,
     SetAside,
     State,
     Status,
@@ -191,6 +192,20 @@ class Standing:
             ],
             "endpoints": [
                 self._endpoint(model, replica) for model, pool in self.pools().items() for replica in pool.replicas()
+            ],
+            "servers": [
+                ServerStatus(
+                    name=server.name,
+                    url=server.url,
+                    state=server.state,
+                    since=server.since,
+                    pid=server.pid,
+                    gpus=server.gpus,
+                    restarts=server.restarts,
+                    last_error=server.last_error,
+                )
+                for fleet in session.fleets.running()
+                for server in fleet.states()
             ],
             "waiting_calls": self.waiting_calls(),
             "queued_calls": self.queued_calls(),

@@ -90,6 +90,22 @@ class EndpointStatus(Part):
     """The kind of the last one: `no_answer`, `http_503`."""
 
 
+class ServerStatus(Part):
+    """One vLLM server that the daemon has launched."""
+
+    name: str
+    url: str
+    state: str
+    """starting, ready, waiting (it has ended, and will be started again), ended."""
+    since: datetime
+    pid: int | None = None
+    gpus: tuple[str, ...] = ()
+    """As CUDA_VISIBLE_DEVICES names them."""
+    restarts: int = 0
+    last_error: str | None = None
+    """Why it ended last."""
+
+
 class Watermark(Part):
     """Something of which there is enough, or too much, to begin new dialogues."""
 
@@ -144,6 +160,7 @@ class Status(Part):
     set_aside_first: list[SetAside] = Field(default_factory=list)
     """Ten of them at most."""
     endpoints: list[EndpointStatus] = Field(default_factory=list)
+    servers: list[ServerStatus] = Field(default_factory=list)
     waiting_calls: int = 0
     """Calls that wait for an endpoint that answers."""
     queued_calls: int = 0
@@ -239,6 +256,8 @@ def _facts(status: Status) -> Iterator[tuple[str, list[Text]]]:
         if status.waiting_calls:
             lines.append(Text(f"{status.waiting_calls:,} calls wait for one that answers", "yellow"))
         yield "endpoints", lines
+    if status.servers:
+        yield "servers", [_server(server, status.at) for server in status.servers]
     if status.watermarks:
         yield "watermarks", [_watermark(watermark) for watermark in status.watermarks]
     if status.disk:
@@ -284,6 +303,17 @@ def _endpoint(endpoint: EndpointStatus, now: datetime) -> Text:
         parts.append(f"{endpoint.failures:,} failures, the last {endpoint.last_error}")
     name, rest = one_line(f"{endpoint.model} {endpoint.url}"), one_line(" · ".join(parts))
     return Text.assemble(name, " ", Text(word, style), f"{since} · ", rest)
+
+
+def _server(server: ServerStatus, now: datetime) -> Text:
+    parts = [f"{server.state} for {duration((now - server.since).total_seconds())}"]
+    if server.pid is not None:
+        parts.append(f"pid {server.pid}")
+    if server.gpus:
+        parts.append(f"GPU {','.join(server.gpus)}")
+    if server.restarts:
+        parts.append(f"{server.restarts} restarts" + (f", the last: {server.last_error}" if server.last_error else ""))
+    return one_line(f"{server.name} {' · '.join(parts)}", "" if server.state == "ready" else "yellow")
 
 
 def _watermark(watermark: Watermark) -> Text:
