@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from benchmarks.simulated_gpu import Call
+from benchmarks.view_cache import Call
 
 TOKENS: Final = 2002
 """Generated tokens of a dialogue, on the average."""

@@ -9,7 +9,8 @@ from typing import Final, Literal, Protocol
 
 import aiohttp
 
-from benchmarks.simulated_gpu import Call, SimulatedGpu
+from benchmarks.simulated_gpu import SimulatedGpu
+from benchmarks.view_cache import Call
 from tutelage.generation.pace import FEWEST, SPARE
 from tutelage.serving.limit import AdaptiveLimit
 from tutelage.serving.replica import Replica

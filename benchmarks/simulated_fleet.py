@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.coral import Shape, calls
 from benchmarks.fleet_policies import Policy
-from benchmarks.simulated_gpu import Call, Hardware, SimulatedGpu
+from benchmarks.simulated_gpu import Hardware, SimulatedGpu
+from benchmarks.view_cache import Call
 from benchmarks.virtual_time import run
 
 
@@ -15,8 +16,8 @@ class Setting:
     """What is simulated."""
 
     gpus: int
-    hardware: Hardware = Hardware()
-    shape: Shape = Shape()
+    hardware: Hardware = field(default_factory=Hardware)
+    shape: Shape = field(default_factory=Shape)
     call_cpu: float = 0.0
     """Seconds of its one core that the orchestrator takes for a call."""
     warm_up: int = 120
