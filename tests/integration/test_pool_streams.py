@@ -91,8 +91,8 @@ def says(*pieces: bytes, pause: float = 0.0, hang: bool = False, cut: bool = Fal
             await asyncio.sleep(pause)
         if hang:
             await asyncio.Event().wait()
-        if cut and response._payload_writer is not None:
-            transport = response._payload_writer.transport  # type: ignore[attr-defined]
+        if cut:
+            transport = getattr(response, "_req").transport  # noqa: B009 - aiohttp shows it nowhere else
             transport.abort()
 
     return script

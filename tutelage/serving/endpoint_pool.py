@@ -9,89 +9,35 @@ allows (`limit`), calls wait (`waiting_room`).
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
-import structlog
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from yarl import URL
 
-from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused, EndpointUnreachable
-from tutelage.serving import addresses
-from tutelage.serving.addresses import Address, Addresses, Resolve, base_url
+from tutelage.errors import EndpointFailed, EndpointRefused, EndpointUnreachable
+from tutelage.serving.addresses import Address, Resolve, look_up
 from tutelage.serving.background import Background
-from tutelage.serving.circuit import CircuitState
-from tutelage.serving.engine_load import EngineLoad
 from tutelage.serving.exchange import Exchange
 from tutelage.serving.health import Health, is_hopeless
 from tutelage.serving.limit import AdaptiveLimit
 from tutelage.serving.load_watch import LoadWatch
-from tutelage.serving.replica import Fault, Replica
-from tutelage.serving.request import Request, unreachable
-from tutelage.serving.retrying import Retrying, backoff, log_retry
+from tutelage.serving.membership import Membership
+from tutelage.serving.replica import Fault, Replica, ReplicaState
+from tutelage.serving.request import Request, RequestRecord, completion_tokens, unreachable
+from tutelage.serving.retrying import Retrying
 from tutelage.serving.routing import Routing
-from tutelage.serving.served_models import ServedModel, entries_of, served_models
+from tutelage.serving.served_models import ServedModel, entries_of, models_of
 from tutelage.serving.waiting_room import WaitingRoom
 
 __all__ = ["EndpointPool", "ReplicaState", "RequestRecord", "ServedModel"]
 
-PROBE_RETRIES: Final = 1
 PROBE_SECONDS: Final = 30.0
-"""How often `models` asks again, and how long it waits: whoever starts a run with a wrong URL should hear of it soon."""
+"""How long a probe and `models` wait: whoever starts a run with a wrong URL should hear of it soon."""
 IDLE_SECONDS: Final = 60.0
 """How long nothing may come in a stream that has begun. A request that vLLM preempts is not computed for a while."""
-
-_log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRecord:
-    """One HTTP exchange of a call, for metrics. The probes of lost replicas and the lists of models are none."""
-
-    endpoint: str
-    code: str
-    """The HTTP status, or `no_answer`, `bad_reply` (200, but no usable JSON), `cancelled`."""
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaState:
-    """How one replica of a pool is doing."""
-
-    url: str
-    state: CircuitState
-    in_flight: int
-    """Requests that it has not answered yet."""
-    waiting: int
-    """Calls that wait because all replicas of the pool are lost; the same for each."""
-    failures: int
-    """Faults since the pool was made."""
-    last_error: str | None
-    """The kind of the last one: `no_answer`, `bad_reply`, `http_503`."""
-    lost_at: float | None = None
-    """When its circuit opened, on the monotonic clock; None while it is closed."""
-    limit: int = 0
-    """How many requests may be open at it at once."""
-    limited_by: str = ""
-    """What its limit follows: `pinned`, `rising`, `steady`, `queue`, `kv_cache`, `preemption`, `latency`."""
-    load: EngineLoad | None = None
-    """What it said of its load last; None where it says nothing."""
-    waiting_for_place: int = 0
-    """Calls that wait because all replicas that are not lost are at their limits; the same for each."""
-
-
-@dataclass(slots=True)
-class _Here:
-    """What a pool has in one event loop."""
-
-    room: WaitingRoom
-    look: asyncio.Lock
-    """Held by the call that looks up names; the others wait for it."""
 
 
 @dataclass(slots=True)
@@ -127,7 +73,7 @@ class EndpointPool:
         patience: float = 600.0,
         on_request: Callable[[RequestRecord], None] | None = None,
         in_flight: int | None = None,
-        resolve: Resolve = addresses.look_up,
+        resolve: Resolve = look_up,
     ) -> None:
         """Nothing is asked of the endpoints yet.
 
@@ -148,13 +94,11 @@ class EndpointPool:
         Raises:
             ConfigError: A URL is none, or holds a password, or there is no URL.
         """
-        self._urls = _base_urls(urls)
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
         self._patience = patience
         self._on_request = on_request
         self._in_flight = in_flight
-        self._addresses = Addresses(resolve)
         self._exchange = Exchange(api_key)
         self._routing = Routing()
         self._background = Background()
@@ -162,12 +106,11 @@ class EndpointPool:
         self._retrying = Retrying(
             lambda: self._routing.replicas, self._health.lose, retries=retries, longest=2 * timeout
         )
-        self._heres: dict[asyncio.AbstractEventLoop, _Here] = {}
+        self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}
         self._watched_in: asyncio.AbstractEventLoop | None = None
         """The event loop in which the load is watched; None if it has to be seen whether it is in any."""
-        self._is_settled = False
-        """Whether all names have been looked up."""
-        self._settle()
+        self._membership = Membership(self._routing, self._replica, resolve)
+        self._membership.set(urls)
 
     def __repr__(self) -> str:
         return f"EndpointPool({list(self.urls)!r})"
@@ -185,17 +128,18 @@ class EndpointPool:
 
         Calls that wait for a replica end with EndpointUnreachable; those that are under way would be tried again.
         """
-        here = self._heres.pop(asyncio.get_running_loop(), None)
-        if here is not None:
-            await here.room.aclose()
+        room = self._rooms.pop(asyncio.get_running_loop(), None)
+        if room is not None:
+            await room.aclose()
         self._watched_in = None
+        await self._membership.aclose()
         await self._background.aclose()
         await self._exchange.aclose()
 
     @property
     def urls(self) -> tuple[str, ...]:
         """The base URLs, as they were given."""
-        return self._urls
+        return self._membership.urls
 
     def set_urls(self, urls: str | Sequence[str]) -> None:
         """Replicas come and go: those that stay keep their connections and what is known of them.
@@ -206,27 +150,14 @@ class EndpointPool:
         Raises:
             ConfigError: As for a new pool.
         """
-        self._urls = _base_urls(urls)
-        self._settle()
+        self._membership.set(urls)
 
     def replicas(self) -> tuple[ReplicaState, ...]:
         """How each replica is doing."""
         replicas, waiting = self._routing.replicas, self._waiting()
         lost = all(replica.circuit.state != "closed" for replica in replicas)
         return tuple(
-            ReplicaState(
-                url=replica.url,
-                state=replica.circuit.state,
-                in_flight=replica.in_flight,
-                waiting=waiting if lost else 0,
-                failures=replica.faults,
-                last_error=replica.last_error,
-                lost_at=None if replica.circuit.state == "closed" else replica.circuit.lost_at,
-                limit=replica.limit.limit,
-                limited_by=replica.limit.reason,
-                load=replica.load,
-                waiting_for_place=0 if lost else waiting,
-            )
+            replica.state(waiting=waiting if lost else 0, waiting_for_place=0 if lost else waiting)
             for replica in replicas
         )
 
@@ -317,8 +248,9 @@ class EndpointPool:
             EndpointRefused: A replica refused to say, for one because it wants a key.
             EndpointUnreachable: No replica answered.
         """
-        await self._find(self._here())
-        answers = await asyncio.gather(*map(self._models_of, self._routing.replicas), return_exceptions=True)
+        await self._membership.find()
+        asked = [models_of(replica, self._exchange, self._probe_timeout) for replica in self._routing.replicas]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
         served: list[ServedModel] = []
         unreachables: list[EndpointUnreachable] = []
         for answer in answers:
@@ -345,35 +277,11 @@ class EndpointPool:
         """
         return entries_of(model, await self.models())
 
-    async def _models_of(self, replica: Replica) -> list[ServedModel]:
-        request = Request("GET", "/models", self._probe_timeout)
-
-        async def ask() -> dict[str, Any]:
-            try:
-                return await self._exchange.send(request, replica)
-            except Fault as fault:
-                request.add(fault, replica)
-                raise
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Fault),
-            stop=stop_after_attempt(1 + PROBE_RETRIES),
-            wait=lambda state: backoff(request, state.attempt_number - 1),
-            before_sleep=partial(log_retry, request),
-            reraise=True,
-        )
-        reply: dict[str, Any] | None = None
-        with suppress(Fault):
-            reply = await retrying(ask)
-        if reply is None:
-            raise unreachable(request)
-        return served_models(reply, replica.url)
-
     # --- the way of a request ---------------------------------------------------------------------------------------
 
     async def _answer(self, request: Request) -> tuple[Any, _Visit]:
         """The reply to a request, or the stream that it has begun, and where."""
-        if self._watched_in is not asyncio.get_running_loop() or not self._is_settled:
+        if self._watched_in is not asyncio.get_running_loop() or not self._membership.is_settled:
             await self._begin()
         try:
             answer = await self._attempt(request)
@@ -385,7 +293,7 @@ class EndpointPool:
         return answer
 
     async def _attempt(self, request: Request) -> tuple[Any, _Visit]:
-        room = self._here().room
+        room = self._room()
         replica = self._routing.choose(request)
         if replica is not None and not room:
             request.on_trial = replica.enter()
@@ -428,7 +336,7 @@ class EndpointPool:
         if request.is_stream:
             self._go_on(visit)
         else:
-            self._leave(visit, request, None, tokens=_completion_tokens(reply))
+            self._leave(visit, request, None, tokens=completion_tokens(reply) or 0)
         return reply, visit
 
     def _go_on(self, visit: _Visit) -> None:
@@ -448,23 +356,23 @@ class EndpointPool:
             self._health.book(error, replica, visit.failures, visit.answered, trial=visit.trial)
         elif isinstance(error, EndpointRefused) and visit.trial:
             replica.recover(visit.failures)
-        room = self._here().room
+        room = self._room()
         if room:
             room.admit(replica)
         if self._on_request is not None:
-            code = _code(error, request)
+            code = request.code(error)
             self._on_request(RequestRecord(endpoint=replica.url, code=code, seconds=seconds))
 
-    def _here(self) -> _Here:
+    def _room(self) -> WaitingRoom:
         loop = asyncio.get_running_loop()
-        here = self._heres.get(loop)
-        if here is None:
-            self._heres = {loop: here for loop, here in self._heres.items() if not loop.is_closed()}
-            here = self._heres[loop] = _Here(WaitingRoom(self._routing, self._is_hopeless), asyncio.Lock())
-        return here
+        room = self._rooms.get(loop)
+        if room is None:
+            self._rooms = {loop: room for loop, room in self._rooms.items() if not loop.is_closed()}
+            room = self._rooms[loop] = WaitingRoom(self._routing, self._is_hopeless)
+        return room
 
     def _waiting(self) -> int:
-        return sum(len(here.room) for here in [*self._heres.values()])
+        return sum(map(len, [*self._rooms.values()]))
 
     def _is_hopeless(self) -> bool:
         # Those that wait see to it that somebody asks for what they wait for, also when a prober's event loop has ended.
@@ -475,9 +383,9 @@ class EndpointPool:
 
     async def _begin(self) -> None:
         """The pool is used: names are looked up, and the load is watched."""
-        await self._find(self._here())
-        if any(url.startswith(addresses.DNS) for url in self._urls):
-            self._background.keep("names", self._follow_names)
+        await self._membership.find()
+        if self._membership.has_names:
+            self._background.keep("names", self._membership.follow)
         is_here = self._background.keep("load", self._watch_load)
         self._watched_in = asyncio.get_running_loop() if is_here else None
 
@@ -487,49 +395,6 @@ class EndpointPool:
 
         await LoadWatch(lambda: self._routing.replicas, ask, self._health.lose_sick, self._waiting).run()
 
-    async def _find(self, here: _Here) -> None:
-        """Looks up names that nobody has looked up yet.
-
-        Raises:
-            EndpointUnreachable: There is no replica.
-        """
-        if self._is_settled:
-            return
-        async with here.look:
-            wrong = {} if self._is_settled else await self._look_up()
-        if not self._routing.replicas:
-            names = "; ".join(f"{url}: {wrong.get(url, 'no address')}" for url in self._urls)
-            raise EndpointUnreachable(
-                f"no address was found for the model's endpoints ({names}). Check the name, and that a server runs "
-                "behind it; a Kubernetes service needs `clusterIP: None` to give the addresses of its pods."
-            )
-        self._is_settled = True
-
-    async def _follow_names(self) -> None:
-        while True:
-            await asyncio.sleep(addresses.LOOK_UP_EVERY)
-            await self._look_up()
-
-    async def _look_up(self) -> dict[str, OSError]:
-        wrong = await self._addresses.look_up(self._urls)
-        for url, error in wrong.items():
-            _log.warning("endpoint_name_not_found", endpoint=url, error=str(error))
-        self._settle()
-        return wrong
-
-    def _settle(self) -> None:
-        """Has those replicas that there are by now; what is known of one that stays is kept."""
-        self._is_settled = self._addresses.are_known(self._urls)
-        found = self._addresses.of(self._urls)
-        if not found:
-            return
-        known = {replica.url: replica for replica in self._routing.replicas}
-        for url in found.keys() - known.keys() if known else ():
-            _log.info("endpoint_added", endpoint=url)
-        for url in known.keys() - found.keys():
-            _log.info("endpoint_removed", endpoint=url)
-        self._routing.set([known.get(url) or self._replica(address) for url, address in found.items()])
-
     def _replica(self, address: Address) -> Replica:
         return Replica(
             address.url,
@@ -537,25 +402,3 @@ class EndpointPool:
             server_hostname=address.server_hostname,
             limit=AdaptiveLimit(pinned=self._in_flight),
         )
-
-
-def _base_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
-    given = tuple(base_url(url) for url in ([urls] if isinstance(urls, str) else urls))
-    if not given:
-        raise ConfigError("a model has no endpoint: give at least one `url`, as http://gpu-1:8000/v1")
-    return given
-
-
-def _completion_tokens(reply: dict[str, Any]) -> int:
-    usage = reply.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else 0
-
-
-def _code(error: BaseException | None, request: Request) -> str:
-    """How an exchange ended, for its record."""
-    if error is None:
-        return "200"
-    if isinstance(error, Fault):
-        return error.kind.removeprefix("http_")
-    return str(request.status) if isinstance(error, EndpointRefused) else "cancelled"

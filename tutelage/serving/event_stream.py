@@ -7,6 +7,7 @@ from typing import Any, Final
 import aiohttp
 
 from tutelage.serving.replica import Fault
+from tutelage.serving.request import completion_tokens
 
 DONE: Final = b"[DONE]"
 """What the last event says."""
@@ -102,9 +103,8 @@ class EventStream:
             self._response.close()  # the reply is whole; only its connection cannot be used again
 
     def _count(self, chunk: dict[str, Any]) -> None:
-        usage = chunk.get("usage")
-        told = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        self.tokens = told if isinstance(told, int) else self.tokens + bool(chunk.get("choices"))
+        told = completion_tokens(chunk)
+        self.tokens = self.tokens + bool(chunk.get("choices")) if told is None else told
 
 
 class _Events:

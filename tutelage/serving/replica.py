@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from yarl import URL
 
-from tutelage.serving.circuit import Circuit
+from tutelage.serving.circuit import Circuit, CircuitState
 from tutelage.serving.engine_load import EngineLoad
 from tutelage.serving.limit import AdaptiveLimit
 
@@ -51,6 +51,32 @@ class Fault(Exception):
     def kind(self) -> str:
         """What a log may say of it: no words of the endpoint's."""
         return "no_answer" if self.status is None else "bad_reply" if self.status == 200 else f"http_{self.status}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """How one replica of a pool is doing."""
+
+    url: str
+    state: CircuitState
+    in_flight: int
+    """Requests that it has not answered yet."""
+    waiting: int
+    """Calls that wait because all replicas of the pool are lost; the same for each."""
+    failures: int
+    """Faults since the pool was made."""
+    last_error: str | None
+    """The kind of the last one: `no_answer`, `bad_reply`, `http_503`."""
+    lost_at: float | None = None
+    """When its circuit opened, on the monotonic clock; None while it is closed."""
+    limit: int = 0
+    """How many requests may be open at it at once."""
+    limited_by: str = ""
+    """What its limit follows: `pinned`, `rising`, `steady`, `queue`, `kv_cache`, `preemption`, `latency`."""
+    load: EngineLoad | None = None
+    """What it said of its load last; None where it says nothing."""
+    waiting_for_place: int = 0
+    """Calls that wait because all replicas that are not lost are at their limits; the same for each."""
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +122,22 @@ class Replica:
     def root(self) -> str:
         """The URL of its server, under which there are `/health` and `/metrics`."""
         return self.url.removesuffix("/v1")
+
+    def state(self, *, waiting: int = 0, waiting_for_place: int = 0) -> ReplicaState:
+        """How it is doing, beside so many calls of its pool that wait."""
+        return ReplicaState(
+            url=self.url,
+            state=self.circuit.state,
+            in_flight=self.in_flight,
+            waiting=waiting,
+            failures=self.faults,
+            last_error=self.last_error,
+            lost_at=None if self.circuit.state == "closed" else self.circuit.lost_at,
+            limit=self.limit.limit,
+            limited_by=self.limit.reason,
+            load=self.load,
+            waiting_for_place=waiting_for_place,
+        )
 
     def enter(self) -> bool:
         """A request takes a place; gives whether it is one on trial, of which `leave` must be told."""

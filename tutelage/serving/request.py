@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
-from tutelage.errors import EndpointUnreachable
+from tutelage.errors import EndpointRefused, EndpointUnreachable
 from tutelage.serving.replica import FULL, Fault, Replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One HTTP exchange of a call, for metrics. The probes of lost replicas and the lists of models are none."""
+
+    endpoint: str
+    code: str
+    """The HTTP status, or `no_answer`, `bad_reply` (200, but no usable JSON), `cancelled`."""
+    seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +75,14 @@ class Request:
             headers["X-Request-Id"] = f"{self.id}-{1 + self.attempts}" if self.faults else self.id
         return headers
 
+    def code(self, error: BaseException | None) -> str:
+        """How an exchange of it ended, for its record."""
+        if error is None:
+            return "200"
+        if isinstance(error, Fault):
+            return error.kind.removeprefix("http_")
+        return str(self.status) if isinstance(error, EndpointRefused) else "cancelled"
+
 
 def unreachable(
     request: Request, replicas: Sequence[Replica] = (), *, waited: float | None = None
@@ -84,3 +103,10 @@ def unreachable(
         "Check that the server runs at that URL, is not overloaded, and can be reached from here; its log says more. "
         "`tutelage doctor` asks every endpoint."
     )
+
+
+def completion_tokens(reply: dict[str, Any]) -> int | None:
+    """What a reply, or a chunk of one, says of its length."""
+    usage = reply.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else None

@@ -1,10 +1,22 @@
 """What endpoints say they serve, on `/models`."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from tutelage.errors import EndpointRefused, ModelNotServed
+from tutelage.serving.exchange import Exchange
+from tutelage.serving.replica import Fault, Replica
+from tutelage.serving.request import Request, unreachable
+from tutelage.serving.retrying import backoff, log_retry
+
+RETRIES: Final = 1
+"""How often it is asked again: whoever starts a run with a wrong URL should hear of it soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +29,37 @@ class ServedModel:
     """Tokens of prompt and completion together; None where the endpoint does not say, as vLLM for adapters."""
     parent: str | None
     """The base model's name, for an adapter."""
+
+
+async def models_of(replica: Replica, exchange: Exchange, within: aiohttp.ClientTimeout) -> list[ServedModel]:
+    """What a replica serves.
+
+    Raises:
+        EndpointRefused: It refused to say, or what it said is no list of models.
+        EndpointUnreachable: It did not answer.
+    """
+    request = Request("GET", "/models", within)
+
+    async def ask() -> dict[str, Any]:
+        try:
+            return await exchange.send(request, replica)
+        except Fault as fault:
+            request.add(fault, replica)
+            raise
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Fault),
+        stop=stop_after_attempt(1 + RETRIES),
+        wait=lambda state: backoff(request, state.attempt_number - 1),
+        before_sleep=partial(log_retry, request),
+        reraise=True,
+    )
+    reply: dict[str, Any] | None = None
+    with suppress(Fault):
+        reply = await retrying(ask)
+    if reply is None:
+        raise unreachable(request)
+    return served_models(reply, replica.url)
 
 
 def served_models(reply: dict[str, Any], endpoint: str) -> list[ServedModel]:
