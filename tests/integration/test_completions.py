@@ -117,7 +117,7 @@ async def test_pieces_add_up_to_the_completion(model: CompletionsVLLM, endpoint:
             self.tokens: list[str] = []
             self.end: LLMResult | None = None
 
-        async def on_llm_new_token(self, token: str, **_: Any) -> None:
+        async def on_llm_new_token(self, token: Any, **_: Any) -> None:
             self.tokens.append(token)
 
         async def on_llm_end(self, response: LLMResult, **_: Any) -> None:
