@@ -21,12 +21,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import orjson
 from rich.console import Console
@@ -48,7 +48,8 @@ MESSAGES: Final = 6
 EVERY: Final = 0.1
 """Seconds between two looks at the journals."""
 SPAN: Final = 2.0
-"""Seconds over which throughput is taken."""
+"""Seconds over which throughput is taken, after the kill; before it, over more of them."""
+BEFORE: Final = 5.0
 ENOUGH: Final = 0.9
 """Of the throughput before, once the replica is back; while it is gone, of the others' part of it."""
 WITHIN: Final = 10.0
@@ -109,7 +110,9 @@ class Report:
         kept = {
             "no dialogue is lost": not self.proof.lost,
             "none is doubled": not self.proof.doubled,
-            "all words are the undisturbed run's": self.proof.good or bool(self.proof.lost or self.proof.doubled),
+            "all words are the undisturbed run's": not (
+                self.proof.untrue or self.proof.lost_prompts or self.proof.differing
+            ),
             f"the others take over within {WITHIN:g} s": _within(self.taken_over),
             f"throughput is back within {WITHIN:g} s": _within(self.back),
             f"the replica has its share again within {WITHIN:g} s": _within(self.itself),
@@ -198,8 +201,7 @@ class Watch:
     def __init__(self, project: Project, journals: Sequence[Path]) -> None:
         self.looks: list[Look] = []
         self._project = project
-        self._files = [journal.open("rb") for journal in journals]
-        self._starts = [file.seek(0, 2) for file in self._files]
+        self._journals = {journal: journal.stat().st_size for journal in journals}
         self._counts = [0 for _ in journals]
         self._zero = time.monotonic()
         self._over = threading.Event()
@@ -232,7 +234,7 @@ class Watch:
         self._zero += passed
         self.looks[:] = [Look(at=look.at - passed, answered=look.answered) for look in self.looks]
 
-    def until(self, condition: Any) -> None:
+    def until(self, condition: Callable[[], bool]) -> None:
         """Waits for something to come true.
 
         Raises:
@@ -259,16 +261,24 @@ class Watch:
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """What the replicas have answered, by their journals."""
-        for file, start in zip(self._files, self._starts, strict=True):
-            file.seek(start)
-            yield from map(orjson.loads, file)
-            file.close()
+        with ExitStack() as stack:
+            for file in self._open(stack):
+                yield from map(orjson.loads, file)
 
     def _follow(self) -> None:
-        while not self._over.wait(EVERY):
-            for number, file in enumerate(self._files):
-                self._counts[number] += file.read().count(b"\n")
-            self.looks.append(Look(at=self.seconds(), answered=tuple(self._counts)))
+        with ExitStack() as stack:
+            files = self._open(stack)
+            while not self._over.wait(EVERY):
+                for number, file in enumerate(files):
+                    self._counts[number] += file.read().count(b"\n")
+                self.looks.append(Look(at=self.seconds(), answered=tuple(self._counts)))
+
+    def _open(self, stack: ExitStack) -> list[BinaryIO]:
+        """The journals, from where they were when the run began."""
+        files: list[BinaryIO] = [stack.enter_context(journal.open("rb")) for journal in self._journals]
+        for file, start in zip(files, self._journals.values(), strict=True):
+            file.seek(start)
+        return files
 
 
 def moves_of(undisturbed: Sequence[Transcript], disturbed: Sequence[Transcript], killed: str) -> Moves:
@@ -303,8 +313,7 @@ def _places(transcripts: Sequence[Transcript]) -> dict[Conversation, list[str]]:
 
 
 def _report(looks: list[Look], returned: float, proof: Proof, moves: Moves, *, replicas: int) -> Report:
-    before = _rate(looks, -SPAN, 0)
-    own = _rate(looks, -SPAN, 0, only=0)
+    before, own = _rate(looks, -BEFORE, 0), _rate(looks, -BEFORE, 0, only=0)
     return Report(
         replicas=replicas,
         gone=returned,
@@ -356,16 +365,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _print(report: Report) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(*(Column(name, justify="right") for name in ("second", "calls answered", "by the replica")), "")
-    first, last = -5, int(report.gone + WITHIN)
-    for second in range(first, last):
+    for second in range(-int(BEFORE), int(report.gone + WITHIN)):
         inside = [look for look in report.looks if second <= look.at <= second + 1]
         if len(inside) < 2:
             continue
         whole, own = _rate(report.looks, second, second + 1), _rate(report.looks, second, second + 1, only=0)
         table.add_row(f"{second:+d}", f"{whole:.0f}", f"{own:.0f}", "█" * round(40 * whole / (1.2 * report.before)))
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     moves, proof = report.moves, report.proof
     print(
         f"answered in a second: {report.before:.0f} before, {report.during:.0f} while it was gone ({report.gone:.1f} s)\n"
