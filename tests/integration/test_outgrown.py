@@ -73,6 +73,18 @@ async def model(endpoint: SimulatedEndpoint) -> AsyncIterator[ChatVLLM]:
         yield model
 
 
+def config(folder: Path, policy: Policy, *, messages: int, tokens: int, topic: str, max_tokens: int) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    (folder / "briefs.jsonl").write_text(json.dumps({"id": "b", "topic": topic}) + "\n")
+    sampling = {"temperature": 1.0, "max_tokens": max_tokens}
+    return {
+        "run": "r",
+        "briefs": [{"from": str(folder / "briefs.jsonl")}],
+        "limits": {"messages": messages, "tokens": tokens, "outgrown": policy, "revisions": 1},
+        "roles": {"tutor": sampling, "student": sampling},
+    }
+
+
 async def play(
     folder: Path,
     model: Any,
@@ -84,19 +96,11 @@ async def play(
     topic: str = "Sums",
     max_tokens: int = 100,
 ) -> RunSummary:
-    folder.mkdir(exist_ok=True)
-    (folder / "briefs.jsonl").write_text(json.dumps({"id": "b", "topic": topic}) + "\n")
-    sampling = {"temperature": 1.0, "max_tokens": max_tokens}
-    judges = {"critic": sampling, "fact_checker": sampling} if make_graph is long_lesson else {}
-    config = {
-        "run": "r",
-        "briefs": [{"from": str(folder / "briefs.jsonl")}],
-        "limits": {"messages": messages, "tokens": tokens, "outgrown": policy, "revisions": 1},
-        "roles": {"tutor": sampling, "student": sampling, **judges},
-    }
-    return await asyncio.wait_for(
-        agenerate(config, graph=make_graph, out=folder / "run", models={"default": model}), 100
-    )
+    settings = config(folder, policy, messages=messages, tokens=tokens, topic=topic, max_tokens=max_tokens)
+    if make_graph is long_lesson:
+        settings["roles"] |= {"critic": {"max_tokens": 250}, "fact_checker": {"max_tokens": 250}}
+    playing = agenerate(settings, graph=make_graph, out=folder / "run", models={"default": model})
+    return await asyncio.wait_for(playing, 100)
 
 
 def the_transcript(folder: Path) -> Transcript:
@@ -154,7 +158,8 @@ async def test_at_each_cut_the_prompt_falls_to_half_of_the_limit(
     tmp_path: Path, endpoint: SimulatedEndpoint, model: ChatVLLM
 ) -> None:
     await play(tmp_path, model, "drop")
-    tokens = [turn.attempts[0].call.prompt_tokens for turn in the_transcript(tmp_path).turns]
+    turns = the_transcript(tmp_path).turns
+    tokens = [turn.attempts[0].call.prompt_tokens for turn in turns]
     after_a_cut = [following for before, following in pairwise(tokens) if following < before - 100]
     assert len(after_a_cut) >= 2
     assert all(LIMIT / 4 < each <= LIMIT * 0.55 for each in after_a_cut), after_a_cut

@@ -6,11 +6,13 @@ the tokens for each character, and what was added since is counted by it, with a
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.asking import REPAIRS
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.prompt import Prompt, PromptLibrary
+from tutelage.dialogue.prompt import JOINT, Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import room_for_reply, tokens_said
 from tutelage.dialogue.turn import Attempt, Call, Turn
@@ -24,6 +26,8 @@ _MOST_PER_CHARACTER: Final = 4
 """A tokenizer falls back on bytes, of which a character has at most four in UTF-8, and one in ASCII."""
 _MOST_PER_MESSAGE: Final = 16
 """Tokens that a chat template puts round a message."""
+_COMPLAINT: Final = 60
+"""Characters of what is said of a reply that did not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +67,12 @@ class Need:
 
 def surely_fits(agent: Agent, dialogue: Dialogue, prompt: Prompt, cast: Cast) -> bool:
     """Whether a call fits, whatever its tokenizer: so it is for most calls, and costs little to know."""
+    repairs = _length_of_repairs(cast.prompts)
     most = sum(_most_tokens(part) for message in prompt.messages for part in message.parts)
-    most += _MOST_PER_MESSAGE * len(prompt.messages)
+    most += _MOST_PER_MESSAGE * len(prompt.messages) + repairs
     if most + (_max_tokens(agent, cast) or 0) > cast.limits.tokens:
         return False
-    return cast.limits.outgrown == "end" or _judged_after(agent, dialogue, cast) <= cast.limits.tokens
+    return cast.limits.outgrown == "end" or _judged_after(agent, dialogue, cast) + repairs <= cast.limits.tokens
 
 
 def need_of(agent: Agent, dialogue: Dialogue, prompt: Prompt, cast: Cast) -> Need:
@@ -83,13 +88,19 @@ def need_of(agent: Agent, dialogue: Dialogue, prompt: Prompt, cast: Cast) -> Nee
     if reply is None:
         reply = max((call.completion_tokens for _, call in _past_calls(agent, dialogue)), default=0)
     if cast.limits.outgrown != "end":
-        tokens = max(tokens, _judged_after(agent, dialogue, cast) - reply)
+        tokens = max(tokens, _judged_after(agent, dialogue, cast) - reply) + rate * _length_of_repairs(cast.prompts)
     return Need(tokens=tokens, reply=reply, limit=cast.limits.tokens, rate=rate)
 
 
 def length_of(prompt: Prompt) -> int:
     """The characters of a prompt's texts."""
     return sum(len(part) for message in prompt.messages for part in message.parts)
+
+
+@lru_cache(maxsize=16)
+def _length_of_repairs(prompts: PromptLibrary) -> int:
+    """The characters that the notes of repairs may add to a prompt."""
+    return REPAIRS * (len(prompts.render("repair", error="x" * _COMPLAINT)) + len(JOINT))
 
 
 def _most_tokens(text: str) -> int:
