@@ -160,16 +160,20 @@ class _Abilities:
     async def takes_priority(self) -> None:
         if not self.probe.wanted.priority:
             return
-        mend = "start vLLM with --scheduling-policy priority, or take `priority: true` out"
         try:
             await self.probe.ask(self.parts[0], priority=1, max_tokens=1)
         except CallError as error:
-            self.notes.problem(f"refuses a `priority` ({error}): {mend}")
+            self.notes.problem(
+                f"refuses a `priority` ({error}): start vLLM with --scheduling-policy priority, or take `priority: true` out"
+            )
             return
         if self.version is None:
             self.notes.warning("takes a `priority`, but is no vLLM as far as it says (/version): it may well ignore it")
         else:
-            self.notes.fine(f"takes a `priority`; that it goes by it cannot be seen from here: {mend}")
+            self.notes.fine(
+                "takes a `priority`; it goes by it if it was started with --scheduling-policy priority, which cannot be seen "
+                "from here"
+            )
 
     async def isolates(self) -> None:
         if not self.probe.wanted.isolate:

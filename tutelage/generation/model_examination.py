@@ -1,7 +1,7 @@
 """Examines the models of a config for `tutelage doctor`: each endpoint, and the replicas beside each other."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AsyncExitStack
 from itertools import chain
 from typing import Any, Final
@@ -91,7 +91,7 @@ async def _examine_model(
         examine_endpoint(group=f"models.{name}, {shown}", url=url, wanted=wanted) for url, shown in places.items()
     )
     examined = dict(zip(places, await asyncio.gather(*examinations), strict=True))
-    _compare(notes, examined)
+    _compare(notes, examined, {part.adapter for part in parts if part.adapter})
     return [*notes, *chain.from_iterable(each.findings for each in examined.values())]
 
 
@@ -110,17 +110,19 @@ async def _places(notes: Notes, urls: Sequence[str]) -> dict[str, str]:
             notes.problem(
                 f"the name {name!r} has no address here ({said or 'it is empty'}): check {url}", unreachable=True
             )
-        elif named.startswith("https://"):
+            continue
+        count = f"{name!r} has {len(found)} address{'es' * (len(found) > 1)}"
+        if named.startswith("https://"):
             # A certificate is made out to the name, so it is by the name that one of them is asked.
-            notes.fine(f"{name!r} has {len(found)} addresses, of which one is examined, as its certificate names it")
+            notes.fine(f"{count}; one is examined, by the name that its certificate has")
             places[named] = named
         else:
-            notes.fine(f"{name!r} has {len(found)} addresses")
+            notes.fine(count)
             places |= {each: f"{each} ({name})" for each in found}
     return places
 
 
-def _compare(notes: Notes, examined: Mapping[str, Examined]) -> None:
+def _compare(notes: Notes, examined: Mapping[str, Examined], adapters: Set[str]) -> None:
     """Notes in what the replicas differ that ought to be alike."""
     answering = {url: each for url, each in examined.items() if each.served}
     differences: dict[str, tuple[dict[str, Any], str]] = {
@@ -132,8 +134,8 @@ def _compare(notes: Notes, examined: Mapping[str, Examined]) -> None:
             {url: each.version for url, each in answering.items()},
             "what one answers the other may not, and a conversation may move: install the same everywhere",
         ),
-        "the models and adapters that they serve": (
-            {url: ", ".join(sorted(each.served)) for url, each in answering.items()},
+        "the adapters that roles are played by": (
+            {url: ", ".join(sorted(adapters & each.served)) or "none" for url, each in answering.items()},
             "a conversation that moves needs the same there: load them everywhere",
         ),
     }
