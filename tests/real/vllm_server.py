@@ -69,6 +69,8 @@ def serve_vllm(
         "--no-enable-chunked-prefill",
         # The backend must be named for the rest to count: without it a tiny model fills its budget with spaces.
         *("--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})),
+        # Tools are refused without them.
+        *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         *(("--enable-lora", "--max-loras", str(len(lora)), "--lora-modules", *lora) if lora else ()),
         *("--shutdown-timeout", str(DRAIN_SECONDS)),
         *more,
