@@ -1,6 +1,7 @@
 """Examines what a config's `serve:` entries would launch, for `tutelage doctor`: nothing is launched, no model is loaded."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tutelage.serving.vllm_server import Launch
 IMPORT_SECONDS: Final = 120.0
 """How long the interpreter may take to import vLLM: from a cold disk a minute."""
 _IMPORT: Final = "import vllm, sys; sys.stdout.write('\\n' + vllm.__version__)"
+OLDEST: Final = (0, 32)
+"""The version of vLLM whose flags are given to it."""
 WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 
 
@@ -51,7 +54,8 @@ async def examine_serve(config: Config) -> Launched:
                 "the change back"
             )
         else:
-            notes.fine(f"`tutelage serve` (process {found.pid}) runs {len(running.urls)} servers for it")
+            servers = "a server" if len(running.urls) == 1 else f"{len(running.urls)} servers"
+            notes.fine(f"`tutelage serve` (process {found.pid}) runs {servers} for it")
             urls[name] = running.urls
         findings += notes
     return Launched(findings=findings, urls=urls)
@@ -170,7 +174,7 @@ async def _imports_vllm(notes: Notes, launch: Launch) -> None:
         return
     lines = [line for line in complained.decode(errors="replace").splitlines() if line.strip()]
     if process.returncode == 0:
-        notes.fine(f"{interpreter} has vLLM {said.decode(errors='replace').splitlines()[-1].strip()}")
+        _version(notes, interpreter, said.decode(errors="replace").splitlines()[-1].strip())
     elif lines and "No module named 'vllm'" in lines[-1]:
         notes.problem(
             f"{interpreter} has no vLLM: install it there (`pip install vllm`), or have `serve.python` name the interpreter "
@@ -180,3 +184,15 @@ async def _imports_vllm(notes: Notes, launch: Launch) -> None:
         notes.problem(
             f"{interpreter} cannot import vLLM ({lines[-1].strip() if lines else process.returncode}): mend its environment"
         )
+
+
+def _version(notes: Notes, interpreter: str, version: str) -> None:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        notes.warning(
+            f"{interpreter} has vLLM {version}, and is given the flags of {oldest}: where it does not start, install {oldest} "
+            "or later there"
+        )
+    else:
+        notes.fine(f"{interpreter} has vLLM {version}")
