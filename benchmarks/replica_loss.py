@@ -9,7 +9,8 @@ is felt. Good is the second run if
 
 - no dialogue is lost, none is doubled, and every word is the undisturbed run's (`proof`);
 - the others have taken over, and the returned replica's throughput is back, within seconds;
-- the conversations that moved (a dialogue in one view) are those that belong to the killed replica, and no others.
+- the conversations that moved (a dialogue in one view) are those that belong to the killed replica, and hardly more of
+  the others than move without any loss, because a replica has too much to do.
 
 Throughput is read from the journals that the replicas append each answer to before they send it. Exits with 1 if
 something is not as it must be.
@@ -54,6 +55,9 @@ ENOUGH: Final = 0.9
 """Of the throughput before, once the replica is back; while it is gone, of the others' part of it."""
 WITHIN: Final = 10.0
 """Seconds until it must be so."""
+SPILL: Final = 0.02
+"""Of other replicas' conversations, how many may move beyond the share that moves in the undisturbed run, too: a replica
+that has much more to do than the others hands calls on, whatever becomes of them."""
 PATIENCE: Final = 900
 
 
@@ -82,6 +86,11 @@ class Moves:
     """Conversations of other replicas that moved."""
     undisturbed: int
     """Conversations that moved in the undisturbed run."""
+
+    @property
+    def spilt(self) -> float:
+        """By how much the share of the others that moved is greater than what moves undisturbed."""
+        return self.others / max(1, self.conversations - self.held) - self.undisturbed / self.conversations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +125,7 @@ class Report:
             f"the others take over within {WITHIN:g} s": _within(self.taken_over),
             f"throughput is back within {WITHIN:g} s": _within(self.back),
             f"the replica has its share again within {WITHIN:g} s": _within(self.itself),
-            "no other conversation moves": self.moves.others <= self.moves.undisturbed,
+            f"of other conversations at most {SPILL:.0%} more move than undisturbed": self.moves.spilt <= SPILL,
         }
         return [bound for bound, is_kept in kept.items() if not is_kept]
 

@@ -177,7 +177,7 @@ def test_a_run_outlives_the_loss_of_a_replica(
     assert report.proof.owed == 36
     assert report.moves.conversations == 3 * 36
     assert report.moves.held >= report.moves.moved > 0
-    assert report.moves.others == 0
+    assert report.moves.spilt < 0.2
     killed = [look for look in report.looks if 0.2 < look.at < report.gone]
     assert killed[0].answered[0] == killed[-1].answered[0] > 0
     assert sum(killed[0].answered) < sum(killed[-1].answered) < sum(report.looks[-1].answered)
@@ -205,7 +205,8 @@ def test_only_the_conversations_of_the_killed_replica_may_move(
         ({"taken_over": None}, ["the others take over within 10 s"]),
         ({"back": 10.1}, ["throughput is back within 10 s"]),
         ({"itself": 30.0}, ["the replica has its share again within 10 s"]),
-        ({"moves": {"others": 1}}, ["no other conversation moves"]),
+        ({"moves": {"others": 1}}, ["of other conversations at most 2% more move than undisturbed"]),
+        ({"moves": {"others": 1, "undisturbed": 1}}, []),
     ],
 )
 def test_what_is_not_as_it_must_be_is_named(
