@@ -221,6 +221,16 @@ def test_a_run_goes_on_while_a_server_is_started_again(tmp_path: Path, start: St
     assert running(tmp_path) == []
 
 
+def test_a_server_that_does_not_start_ends_the_run_with_the_end_of_its_log(tmp_path: Path, start: Start) -> None:
+    """And the log is there to be read."""
+    config = project(tmp_path, replicas=2, args=["--no-such-flag"])
+    run = start("generate", config, "--out", tmp_path / "run")
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (2, "")
+    assert "unrecognized arguments: --no-such-flag" in err.split("ends with:")[1]
+    assert any("--no-such-flag" in log.read_text() for log in (tmp_path / "run" / "logs").iterdir())
+
+
 def test_a_run_that_is_killed_leaves_no_process(tmp_path: Path, start: Start) -> None:
     config = project(tmp_path, endpoint=SLOW, replicas=2, dialogues=500)
     run = start("generate", config, "--out", tmp_path / "run")
@@ -238,6 +248,33 @@ def test_a_run_that_is_interrupted_ends_its_servers(tmp_path: Path, start: Start
     run.communicate(timeout=60)
     assert run.returncode == 130
     assert running(tmp_path) == []
+
+
+def test_a_reload_leaves_servers_alone_whose_config_did_not_change(tmp_path: Path, start: Start) -> None:
+    """And replaces those whose config did, without a dialogue lost; also when the change is taken back."""
+    config = project(tmp_path, endpoint=SLOW, dialogues=500)
+    daemon = start("daemon", config, "--out", tmp_path / "run")
+    until(lambda: transcripts(tmp_path))
+    config.write_text(config.read_text().replace('"concurrency": 4', '"concurrency": 5'))
+    assert start("reload", tmp_path / "run").wait(60) == 0
+    assert len(records(tmp_path)) == 1
+    config.write_text(config.read_text().replace('"grace": 5', '"grace": 6'))
+    assert start("reload", tmp_path / "run").wait(60) == 0
+    old, new = records(tmp_path)
+    until(lambda: state(old["pid"]) in "ZX" and state(old["engine"]) in "ZX")
+    assert state(new["pid"]) not in "ZX"
+    made = len(transcripts(tmp_path))
+    until(lambda: len(transcripts(tmp_path)) > made + 2)
+    config.write_text(config.read_text().replace('"grace": 6', '"grace": 5'))
+    assert start("reload", tmp_path / "run").wait(60) == 0
+    assert start("reload", tmp_path / "run").wait(60) == 0
+    until(lambda: state(new["pid"]) in "ZX")
+    assert len(records(tmp_path)) == 3 and len(running(tmp_path)) == 2
+    daemon.send_signal(signal.SIGTERM)
+    _, err = daemon.communicate(timeout=60)
+    assert daemon.returncode == 0, err
+    assert running(tmp_path) == []
+    assert {transcript.outcome.status for transcript in transcripts(tmp_path)} == {"completed"}
 
 
 @pytest.mark.parametrize(

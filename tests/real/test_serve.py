@@ -29,7 +29,7 @@ ON_A_CPU = {
     # Compiling takes two minutes. A prompt split over two steps kills the engine if it has a seed.
     "args": ["--dtype", "bfloat16", "--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill"],
 }
-ROLES = {
+ROLES: dict[str, dict[str, Any]] = {
     "tutor": {"adapter": "a", "max_tokens": 24},
     "student": {"adapter": "b", "max_tokens": 16},
     "critic": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 400},

@@ -124,7 +124,7 @@ async def cast_of(
             at_once=EMBEDDED_SLOTS if embedded else None,
             embedded=embedded,
             pools={name or "embedded": each.pool for name, each in reached.items()},
-            fleets={fleet.name: fleet for fleet in fleets.running() if fleet.name in reached} if fleets else {},
+            fleets={each.fleet.name: each.fleet for each in reached.values() if each.fleet},
         )
 
 

@@ -16,7 +16,7 @@ from tutelage.serving.adapters import adapter_sha256, load_adapters
 from tutelage.serving.announcement import announced, settings_of
 from tutelage.serving.embedded import EmbeddedServer
 from tutelage.serving.endpoint_pool import EndpointPool, RequestRecord
-from tutelage.serving.fleet import Fleets
+from tutelage.serving.fleet import Fleet, Fleets
 
 log = structlog.get_logger()
 
@@ -33,6 +33,8 @@ class Servers:
     urls: tuple[str, ...]
     adapters: Mapping[str, str]
     """By name, the hash of the weights."""
+    fleet: Fleet | None = None
+    """Where this process has launched them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class Reached:
     max_model_len: int | None
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Of the adapters whose weights are known, the hash, by name."""
+    fleet: Fleet | None = None
+    """Its servers, where this process has launched them."""
 
 
 async def launch_servers(config: Config, names: Iterable[str], fleets: Fleets) -> dict[str, Servers]:
@@ -67,7 +71,9 @@ async def launch_servers(config: Config, names: Iterable[str], fleets: Fleets) -
     found = None if fleets.running() else await announced(config, patience)
     if found is None:
         launched = await fleets.launch(wanted)
-        return {name: Servers(urls=fleet.urls, adapters=fleet.adapters) for name, fleet in launched.items()}
+        return {
+            name: Servers(urls=fleet.urls, adapters=fleet.adapters, fleet=fleet) for name, fleet in launched.items()
+        }
     servers = {}
     for name, model in wanted.items():
         running = (found.models or {}).get(name)
@@ -120,7 +126,13 @@ async def reach_model(
         raise type(error)(f"models.{name}: {error}") from error
     lengths = [entry.max_model_len for entry in entries if entry.max_model_len is not None]
     hashes = servers.adapters if servers else await asyncio.to_thread(_hashes, model.adapters)
-    return Reached(model=model.name, pool=pool, max_model_len=min(lengths, default=None), adapters=hashes)
+    return Reached(
+        model=model.name,
+        pool=pool,
+        max_model_len=min(lengths, default=None),
+        adapters=hashes,
+        fleet=servers.fleet if servers else None,
+    )
 
 
 async def start_embedded(stack: AsyncExitStack, logs: Path | None, on_request: OnRequest | None) -> Reached:

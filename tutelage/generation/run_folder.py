@@ -64,8 +64,8 @@ class RunFolder:
         return self.path / "logs"
 
     def close(self) -> None:
-        """Lets other processes have the folder. One that was made for nothing is taken away again."""
-        if self._is_new and not self.transcripts.exists():
+        """Lets other processes have the folder. One that was made for nothing is taken away again, unless logs say why."""
+        if self._is_new and not self.transcripts.exists() and not any(self.logs.glob("vllm-*.log")):
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
