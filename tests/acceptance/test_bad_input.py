@@ -1,7 +1,11 @@
 """What a user gets wrong: a clear message, the right exit code, and nothing half-written."""
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -149,6 +153,80 @@ def test_a_wrong_key_is_said_and_not_shown(
         said = refused(capsys, "generate", project(tmp_path, models=models))
     assert "key" in said
     assert "sk-wrong-and-secret" not in said
+
+
+def echo(how: str, key: str) -> tuple[int, str, str, str | None]:
+    """Status, kind, body and redirect of an answer that repeats a key."""
+    if how == "html":
+        return 200, "text/html", f"<html><title>Bearer {key}</title></html>", None
+    if how == "json":
+        return 401, "application/json", json.dumps({"error": {"message": f"not {key}"}}), None
+    if how == "redirect":
+        return 302, "text/plain", "", f"http://elsewhere/login?key={key}&quoted={quote(key, safe='')}"
+    return 500, "text/plain", f"who is {key}?", None
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers whatever it is asked with the key that it was sent."""
+
+    how = "html"
+
+    def do_GET(self) -> None:
+        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        status, kind, body, location = echo(self.how, key)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if location:
+            self.send_header("Location", location)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def echoing(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of no model, which repeats keys in one of the ways of `echo`."""
+    handler = type("EchoOneWay", (Echo,), {"how": request.param})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("echoing", "code", "message"),
+    [
+        ("html", 3, "a reply that is not JSON"),
+        ("json", 2, "The API key was refused"),
+        ("redirect", 2, "a redirect to 'http://elsewhere/login?key=***&quoted=***', which is not followed"),
+        ("failure", 3, "HTTP 500: who is ***?"),
+    ],
+    indirect=["echoing"],
+)
+def test_what_is_no_model_is_named_and_the_key_that_it_repeats_is_not(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    echoing: str,
+    code: int,
+    message: str,
+) -> None:
+    key = "sk-very/secret+and=odd"
+    monkeypatch.setenv("MY_KEY", key)
+    models = {"m": {"url": echoing, "model": "simulated", "api_key": "${MY_KEY}"}}
+    said = refused(capsys, "generate", project(tmp_path, models=models), code=code)
+    assert "models.m: " in said
+    assert echoing in said
+    assert message in said
+    assert key not in said
+    assert quote(key, safe="") not in said
 
 
 def test_a_run_folder_of_another_config_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

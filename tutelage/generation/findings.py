@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from typing import Final, Self
-from urllib.parse import quote, quote_plus
 
 from pydantic import SecretStr
 from rich.console import Console
 from rich.text import Text
 
+from tutelage.serving.redaction import without_key
 from tutelage.transcripts.terminal import Aside, one_line
 
 UNBOUNDED: Final = 1_000_000
@@ -61,8 +61,7 @@ class Notes:
 
     def __init__(self, group: str, *, secret: SecretStr | None = None) -> None:
         self.group = group
-        key = secret.get_secret_value() if secret else ""
-        self._secrets = {key, quote(key, safe=""), quote_plus(key)} - {""}
+        self._secret = secret
         self._findings: list[Finding] = []
 
     def __iter__(self) -> Iterator[Finding]:
@@ -83,9 +82,8 @@ class Notes:
         return self
 
     def _add(self, level: Level, text: str, *, unreachable: bool = False) -> Self:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        self._findings.append(Finding(group=self.group, level=level, text=text, unreachable=unreachable))
+        said = without_key(text, self._secret)
+        self._findings.append(Finding(group=self.group, level=level, text=said, unreachable=unreachable))
         return self
 
 

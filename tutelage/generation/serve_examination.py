@@ -191,7 +191,7 @@ def _version(notes: Notes, interpreter: str, version: str) -> None:
     if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         notes.warning(
-            f"{interpreter} has vLLM {version}, and is given the flags of {oldest}: where it does not start, install {oldest} "
+            f"{interpreter} has vLLM {version}, and is given the flags of {oldest}: if it does not start, install {oldest} "
             "or later there"
         )
     else:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 import orjson
 
 from tutelage.errors import AuthRefused, ContextExceeded, EndpointRefused, ModelNotServed, SchemaRefused
+from tutelage.serving.redaction import without_key
 
 _SHOWN = 300
 """How many characters of an endpoint's own words an error shows."""
@@ -97,8 +98,7 @@ def _message(reply: object) -> str:
 
 
 def _one_line(text: str, secret: str | None) -> str:
-    if secret:
-        text = text.replace(secret, "***")
+    text = without_key(text, secret)
     # A terminal must not obey what a server says: no control characters.
     shown = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _SHOWN]).split())
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
