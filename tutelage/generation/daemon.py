@@ -141,7 +141,7 @@ class Daemon:
 
     async def _begin(self, session: Session, stack: AsyncExitStack) -> None:
         admission = Admission(session.config.watermarks, session.folder.path, on_change=session.run.wake)
-        self._watch_endpoints(admission, session.config, session.casting)
+        admission.watch(session.casting.pools)
         await stack.enter_async_context(admission)
         stack.push_async_callback(self._leave_casts)
         if self._progress:
@@ -342,7 +342,7 @@ class Daemon:
             session.watched_briefs.follow(new.briefs)
         if admission is not None:
             admission.marks = new.watermarks
-            self._watch_endpoints(admission, new, casting)
+            admission.watch(casting.pools)
         session.watch.tally.target = target_of(new, session.briefs, self._means())
         session.run.reconfigure(new)
         moved_on = session.run.recast(casting.cast, at_once(new, casting), Pace(casting.pools))
@@ -362,10 +362,6 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await self._casts.aclose()
-
-    def _watch_endpoints(self, admission: Admission, config: Config, casting: Casting) -> None:
-        keys = {name: config.models[name].secret() for name in casting.pools if name in config.models}
-        admission.watch({name: pool.urls for name, pool in casting.pools.items()}, keys)
 
     @contextmanager
     def _signals_heard(self) -> Iterator[None]:
