@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import END, START, StateGraph
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from tutelage import Brief, Cast, Dialogue, Transcript, agenerate, read_transcripts, speak
 from tutelage.agents import student, tutor
@@ -43,7 +43,8 @@ def two_turns() -> StateGraph[Dialogue, Cast]:
 async def play(player: Player, **state: Any) -> Dialogue:
     cast = Cast(players={"default": player})
     graph = two_turns().compile()
-    dialogue: Any = await graph.ainvoke({"id": "d", "brief": Brief(topic="Sums"), **state}, context=cast)
+    given: Any = {"id": "d", "brief": Brief(topic="Sums"), **state}
+    dialogue: Dialogue = await graph.ainvoke(given, context=cast)  # type: ignore[assignment]
     return dialogue
 
 
@@ -62,21 +63,26 @@ def the_line(folder: Path) -> tuple[Any, Transcript]:
 class Listening(ScriptedModel):
     """Keeps what each call's config says."""
 
+    _heard: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+
+    def __init__(self, script: dict[str, Any]) -> None:
+        super().__init__(script)
+
+    @property
+    def heard(self) -> list[dict[str, Any]]:
+        return self._heard
+
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
-        HEARD.append(run_manager.metadata)
+        self._heard.append(run_manager.metadata)
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
 
-HEARD: list[dict[str, Any]] = []
-
-
 async def test_a_call_is_told_when_its_dialogue_was_begun(tmp_path: Path) -> None:
-    HEARD.clear()
     model = Listening({"tutor": ["a"], "student": ["b"]})
     await agenerate(settings(tmp_path), graph=two_turns, out=tmp_path / "run", models={"default": model})
     _, transcript = the_line(tmp_path)
-    assert [each["begun"] for each in HEARD] == [transcript.started.timestamp()] * 2
-    assert [(each["role"], each["view"], each["dialogue"]) for each in HEARD] == [
+    assert [each["begun"] for each in model.heard] == [transcript.started.timestamp()] * 2
+    assert [(each["role"], each["view"], each["dialogue"]) for each in model.heard] == [
         ("tutor", "tutor", transcript.id),
         ("student", "student", transcript.id),
     ]
@@ -149,12 +155,15 @@ async def test_what_is_kept_on_demand_comes_through_a_checkpoint(tmp_path: Path,
 
 async def test_reasoning_is_kept_apart_and_shown_to_nobody() -> None:
     class Thinker(ScriptedModel):
+        def __init__(self) -> None:
+            super().__init__({})
+
         def _answer(self, messages: Any, metadata: Any, options: Any) -> ChatResult:
             self._calls.append((metadata["role"], list(messages), options))
             message = AIMessage("Said.", additional_kwargs={"reasoning_content": "Thought in secret."})
             return ChatResult(generations=[ChatGeneration(message=message)])
 
-    model = Thinker({})
+    model = Thinker()
     dialogue = await play(Player(model=model))
     assert [turn.text for turn in dialogue["turns"]] == ["Said.", "Said."]
     assert [turn.attempts[0].call.reasoning for turn in dialogue["turns"]] == ["Thought in secret."] * 2

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import BaseMessage
 from langgraph.graph import END, START, StateGraph
+from pydantic import PrivateAttr
 
 from tutelage import (
     Agent,
@@ -257,14 +258,20 @@ async def test_a_transcript_has_every_candidate_with_its_prompt(tmp_path: Path, 
 class Hanging(ScriptedModel):
     """Does not answer the judge."""
 
+    _stuck: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+
+    def __init__(self, script: dict[str, Any]) -> None:
+        super().__init__(script)
+
+    @property
+    def stuck(self) -> asyncio.Event:
+        return self._stuck
+
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         if run_manager.metadata["role"] == "judge":
-            STUCK.set()
+            self._stuck.set()
             await asyncio.Event().wait()
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
-
-
-STUCK = asyncio.Event()
 
 
 async def test_candidates_are_not_asked_for_again_after_a_crash_before_the_choice(tmp_path: Path) -> None:
@@ -274,7 +281,7 @@ async def test_candidates_are_not_asked_for_again_after_a_crash_before_the_choic
     before = Hanging({"tutor": ["a", "b"]})
     out = {"out": tmp_path / "run", "graph": graph}
     task = asyncio.create_task(agenerate(settings(tmp_path), models={"default": before}, **out))  # type: ignore[arg-type]
-    await asyncio.wait_for(STUCK.wait(), 20)
+    await asyncio.wait_for(before.stuck.wait(), 20)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     after = ScriptedModel({"tutor": ["never asked"], "judge": ["2"]})

@@ -16,6 +16,7 @@ from pydantic import PrivateAttr
 
 from tutelage import (
     Agent,
+    Brief,
     Cast,
     Dialogue,
     Limits,
@@ -61,10 +62,16 @@ def long_talk() -> StateGraph[Dialogue, Cast]:
     return graph
 
 
-@pytest.fixture
-def endpoint() -> Iterator[SimulatedEndpoint]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[SimulatedEndpoint]:
     with SimulatedEndpoint(max_model_len=LIMIT, completion_tokens=60, completion_spread=0.2) as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+def endpoint(running: SimulatedEndpoint) -> SimulatedEndpoint:
+    running.forget()
+    return running
 
 
 @pytest.fixture
@@ -259,7 +266,7 @@ def cast_of(model: ScriptedModel, **limits: Any) -> Cast:
 async def test_drafts_that_pile_up_in_a_turn_count_as_well() -> None:
     model = Talker(accepts=False)
     cast = cast_of(model, messages=9, tokens=900, outgrown="drop", revisions=6)
-    dialogue: Any = await long_lesson().compile().ainvoke({"id": "d", "brief": {"topic": "Sums"}}, context=cast)
+    dialogue: Any = await long_lesson().compile().ainvoke({"id": "d", "brief": Brief(topic="Sums")}, context=cast)
     assert len(dialogue["turns"]) == 9
     assert {len(turn.attempts) for turn in dialogue["turns"] if turn.role == "tutor"} == {7}
     assert dialogue["shortened"]
@@ -318,8 +325,7 @@ class Talker(ScriptedModel):
 
 def without_times(transcript: Transcript) -> Any:
     kept = transcript.model_dump(mode="json")
-    text = json.dumps(kept)
-    del kept["started"], kept["finished"], text
+    del kept["started"], kept["finished"]
     for turn in kept["turns"]:
         for holder in [*turn["attempts"], *turn["steps"]]:
             del holder["call"]["seconds"]
@@ -377,7 +383,7 @@ async def test_a_talk_with_oneself_can_be_shortened_too() -> None:
     dialogue: Any = (
         await monologue()
         .compile()
-        .ainvoke({"id": "d", "brief": {"topic": "Sums"}}, {"recursion_limit": 100}, context=cast)
+        .ainvoke({"id": "d", "brief": Brief(topic="Sums")}, {"recursion_limit": 100}, context=cast)
     )
     assert len(dialogue["turns"]) == 30
     assert len(dialogue["shortened"]) >= 2
