@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from tutelage.errors import BriefError, EndpointUnreachable
+from tutelage.generation.live_words import LiveWords, Utterance
 from tutelage.generation.play import play_one
 from tutelage.testing.faults import Fault
 from tutelage.testing.scripted import ScriptedModel
@@ -204,3 +206,38 @@ def test_a_brief_is_chosen_by_its_id_or_the_beginning_of_it(tmp_path: Path, scre
         play_one(config, "h", console=console, models={"default": model})
     with pytest.raises(BriefError, match=r"no brief 'x'.*'fractions'"):
         play_one(config, "x", console=console, models={"default": model})
+
+
+def test_what_a_judge_of_the_dialogue_finds_is_shown(tmp_path: Path, screen: Screen, console: Console) -> None:
+    found = {"proponent_answer": "2/5", "opponent_answer": "5/6", "agreed": True}
+    model = ScriptedModel({"proponent": ["It is 2/5."], "opponent": ["No, 5/6."], "moderator": [found]})
+    brief = {"id": "f", "question": "1/2+1/3?", "answer": "5/6", "misconception": {"belief": "b", "predicts": "2/5"}}
+    config = config_for(tmp_path, graph="debate")
+    (tmp_path / "briefs.jsonl").write_bytes(orjson.dumps(brief))
+    play_one(config, console=console, models={"default": model})
+    assert "│ Moderator finds │ proponent answer: 2/5 │ opponent answer: 5/6 │ agreed: True" in words(screen.getvalue())
+
+
+def test_one_who_speaks_meanwhile_waits(screen: Screen, console: Console) -> None:
+    """Two roles that speak at once are shown one after the other, each whole."""
+    live = LiveWords(console)
+
+    def say(role: str, content: str, whole: bool = False) -> None:
+        live.hear(Utterance(role=role, key=role, content=content, whole=whole), lambda name: Text(f"- {name}"))
+
+    say("one", "This is ")
+    say("two", "And that ")
+    say("one", "said by one.")
+    say("two", "by two.", whole=True)
+    say("one", "", whole=True)
+    assert words(screen.getvalue()) == "- one This is said by one. - two And that by two."
+
+
+def test_of_a_shaped_reply_only_the_words_are_shown(screen: Screen, console: Console) -> None:
+    live = LiveWords(console)
+    for piece in ('{"utter', 'ance": "Say \\"a', '\\" ', 'again", "plan', '": "hidden"}', ""):
+        live.hear(
+            Utterance(role="tutor", key="1", content=piece, shaped=True, whole=not piece), lambda name: Text(name)
+        )
+    assert words(screen.getvalue()) == 'tutor Say "a" again'
+    assert live.was_heard("tutor", 'Say "a" again')

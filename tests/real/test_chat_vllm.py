@@ -41,7 +41,7 @@ async def model(vllm_server: VLLMServer) -> AsyncIterator[ChatVLLM]:
 async def base(vllm_server: VLLMServer) -> AsyncIterator[CompletionsVLLM]:
     # The tiny model knows chats: left to itself it ends a plain text at once.
     async with CompletionsVLLM(
-        model=vllm_server.model, url=vllm_server.url, max_tokens=12, temperature=0.0, extra={"ignore_eos": True}
+        model=vllm_server.model, url=vllm_server.url, max_tokens=12, temperature=0.0, extra={"min_tokens": 12}
     ) as model:
         yield model
 

@@ -34,6 +34,8 @@ from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
 from tutelage.transcripts.terminal import Aside, clean, one_line, plain, role_name, short_number
 from tutelage.transcripts.transcript import Unfinished, Usage, calls_of
 
+INTERRUPTED = 130
+"""The exit code of a command that was ended with Ctrl-C."""
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue")
 _SEVERITIES = {"block": "bold red", "major": "red", "minor": "yellow"}
 _MARKS = {"completed": ("✓", "green"), "discarded": ("~", "yellow"), "failed": ("✗", "red")}
@@ -55,14 +57,19 @@ def play_one(
         models: Models by role, instead of the config's.
 
     Returns:
-        The exit code: 0 if the dialogue came to one of its own ends, 1 if it could not go on.
+        The exit code: 0 if the dialogue came to one of its own ends, 1 if it could not go on, 130 upon Ctrl-C.
 
     Raises:
         UserError: The config, a brief, a prompt or the graph does not hold.
         EndpointUnreachable: A model cannot be reached.
     """
-    with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        return runner.run(_play(config, brief, console or Console(highlight=False), models))
+    console = console or Console(highlight=False)
+    try:
+        with asyncio.Runner(loop_factory=fast_loop()) as runner:
+            return runner.run(_play(config, brief, console, models))
+    except KeyboardInterrupt:
+        console.print(plain("   interrupted; nothing of it was kept", "dim"))
+        return INTERRUPTED
 
 
 async def _play(path: Path, wanted: str | None, console: Console, models: Mapping[str, BaseChatModel] | None) -> int:
@@ -202,7 +209,10 @@ class _Stage:
             self._drafts += [attempt for attempt in _items(attempts) if attempt.status != "superseded"]
             for attempt in _items(attempts)[-1:]:
                 self._said(update.get("speaker") or self.dialogue.get("speaker", ""), attempt.text)
-        for turn in _items(update.get("turns")):
+        turns = update.get("turns")
+        if isinstance(turns, Overwrite) and turns.value:
+            self._judged(turns.value[-1])
+        for turn in _items(turns):
             self._turn(turn)
 
     def _turn(self, turn: Turn) -> None:
@@ -232,6 +242,16 @@ class _Stage:
                 what.append(", at ").append_text(one_line(f"“{issue.span}”"))
             self._console.print(Aside(what, "   │     ", "dim", first="   │   • "))
             self._console.print(Aside(one_line(issue.instruction), "   │       ", "dim", first="   │     → "))
+
+    def _judged(self, turn: Turn) -> None:
+        """Shows what a role that assesses the dialogue has found after a turn."""
+        self.hush()
+        for step in turn.steps[-1:]:
+            found = turn.private.get(step.role, step.text)
+            self._console.print(Aside(plain(f"{role_name(step.role)} finds", "italic"), "   │ ", "dim"))
+            for key, value in found.items() if isinstance(found, dict) else [("", found)]:
+                line = one_line(f"{key.replace('_', ' ')}: " if key else "", "dim").append(" " if key else "")
+                self._console.print(Aside(line.append_text(one_line(value)), "   │     ", "dim", first="   │   "))
 
     def _note(self, text: str, style: str = "dim") -> None:
         self.hush()

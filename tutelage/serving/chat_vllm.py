@@ -168,9 +168,13 @@ class ChatVLLM(EndpointModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         origin = Origin.of_run(run_manager)
-        if _is_followed(run_manager) and kwargs.get("n", self.n) in (None, 1):
+        if _is_followed(run_manager) and self._can_be_streamed(kwargs):
             return await self._follow(messages, stop, run_manager, origin, kwargs)
         return await self._complete(messages, stop, origin, kwargs)
+
+    def _can_be_streamed(self, options: dict[str, Any]) -> bool:
+        asked = {**self.extra, **self._sampling(), **options}
+        return asked.get("n") in (None, 1) and not asked.get("prompt_logprobs")  # vLLM has them in whole replies alone
 
     def _generate(
         self,
