@@ -20,6 +20,13 @@ PATIENCE: Final = 2.0
 """Seconds that an answer may take."""
 ASK_AGAIN: Final = 600.0
 """Seconds until an endpoint that does not say how loaded it is, or how it is, is asked again."""
+OK: Final = 200
+FAULTS: Final = 500
+"""From here on an HTTP status says that it may be otherwise the next time,"""
+NOT_IMPLEMENTED: Final = 501
+"""but for this one."""
+KEPT: Final = 10.0
+"""Seconds that what an endpoint said last is shown while it says nothing."""
 DEAD: Final = 503
 """What vLLM's `/health` answers when its engine is dead; its other routes may go on answering."""
 
@@ -32,10 +39,12 @@ class _Looks:
 
     metrics_at: float = 0.0
     health_at: float = 0.0
-    is_engine: bool = False
-    """Whether it has said how loaded it is."""
+    said_at: float | None = None
+    """When it said last how loaded it is; None if it never did."""
     is_noted: bool = False
-    has_failed: bool = False
+    """Whether the log says that it does not."""
+    rests_until: float = 0.0
+    """Until then there is no look at all: the last one has failed as none should."""
     task: asyncio.Task[None] | None = None
     """The look that is under way."""
 
@@ -85,44 +94,47 @@ class LoadWatch:
             if looks.task is not None:
                 looks.task.cancel()
         for replica in replicas:
-            self._look_beside(replica)
+            self._look_beside(replica, self._looks.setdefault(replica, _Looks()))
 
-    def _look_beside(self, replica: Replica) -> None:
+    def _look_beside(self, replica: Replica, looks: _Looks) -> None:
         """Starts a look at a replica, beside those at others: one that does not answer delays only itself."""
-        looks = self._looks.setdefault(replica, _Looks())
-        if replica.circuit.state != "open" and (looks.task is None or looks.task.done()):
+        if replica.circuit.state == "open":
+            replica.load = None
+        elif (looks.task is None or looks.task.done()) and time.monotonic() >= looks.rests_until:
             looks.task = asyncio.create_task(self._look(replica, looks))
 
     async def _look(self, replica: Replica, looks: _Looks) -> None:
         try:
             load = await self._load(replica, looks)
-            replica.load = load
-            replica.limit.observe(load, in_flight=replica.in_flight, waiting=self._waiting(), now=time.monotonic())
+            now = time.monotonic()
+            if load is not None:
+                replica.load, looks.said_at = load, now
+            elif looks.said_at is None or now - looks.said_at > KEPT:
+                replica.load = None
+            replica.limit.observe(load, in_flight=replica.in_flight, waiting=self._waiting(), now=now)
             await self._ask_health(replica, looks)
         except Exception:
-            if not looks.has_failed:
-                looks.has_failed = True
-                _log.exception("endpoint_not_looked_at", endpoint=replica.url)
+            _log.exception("endpoint_not_looked_at", endpoint=replica.url)
+            looks.rests_until = time.monotonic() + ASK_AGAIN
 
     async def _load(self, replica: Replica, looks: _Looks) -> EngineLoad | None:
-        now = time.monotonic()
-        if now < looks.metrics_at:
+        if time.monotonic() < looks.metrics_at:
             return None
         answer = await self._get(replica, "/metrics")
-        if answer is None or (answer[0] >= 500 and answer[0] != 501):
+        if answer is None:
             return None
         status, body = answer
-        load = parse_load(body) if status == 200 else None
-        if load is None:
-            looks.metrics_at = now + ASK_AGAIN
-            self._note(replica, looks, "its metrics name no requests" if status == 200 else f"HTTP {status}")
-        else:
-            looks.is_engine = True
+        load = parse_load(body) if status == OK else None
+        if load is None and (status < FAULTS or status == NOT_IMPLEMENTED):
+            looks.metrics_at = time.monotonic() + ASK_AGAIN
+            self._note(
+                replica, looks, "its metrics name no requests" if status == OK else f"its metrics: HTTP {status}"
+            )
         return load
 
     async def _ask_health(self, replica: Replica, looks: _Looks) -> None:
         now = time.monotonic()
-        if not looks.is_engine or now < looks.health_at:
+        if looks.said_at is None or now < looks.health_at:
             return
         looks.health_at = now + HEALTH_EVERY
         answer = await self._get(replica, "/health")
@@ -131,7 +143,7 @@ class LoadWatch:
         status, _ = answer
         if status == DEAD:
             self._on_sick(replica)
-        elif status != 200:
+        elif status != OK:
             looks.health_at = now + ASK_AGAIN
 
     async def _get(self, replica: Replica, path: str) -> tuple[int, bytes] | None:
