@@ -223,7 +223,7 @@ def stats(run: str, *, json: bool = False) -> int:
         Print JSON.
     """
     from tutelage.generation.run_folder import find_run
-    from tutelage.transcripts.statistics import print_stats
+    from tutelage.transcripts.statistics_tables import print_stats
 
     print_stats(find_run(run), json=json)
     return 0

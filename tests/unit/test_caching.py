@@ -29,7 +29,7 @@ def prompt(*said: str, system: Message = SYSTEM) -> Prompt:
 def call(asked: Prompt, *, found: int = 0, tokens: int | None = None, **more: Any) -> Call:
     """A call with one token for each character."""
     characters = sum(len(message.content) for message in asked.messages) if tokens is None else tokens
-    values = {"model": "base", "prompt_tokens": characters, "cached_tokens": found} | more
+    values: dict[str, Any] = {"model": "base", "prompt_tokens": characters, "cached_tokens": found} | more
     return Call(prompt_sha256=asked.sha256, **values)
 
 

@@ -15,16 +15,16 @@ from rich.console import Console
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Attempt, Call, Issue, Outcome, Review, Step, Turn
 from tutelage.errors import RunFolderError
-from tutelage.transcripts.caching import UNFINISHED
+from tutelage.transcripts.calls import UNFINISHED
 from tutelage.transcripts.statistics import (
     MOST_DIMENSIONS,
     OTHER,
     Acceptance,
     Spread,
     Statistics,
-    print_stats,
     read_statistics,
 )
+from tutelage.transcripts.statistics_tables import print_stats
 from tutelage.transcripts.transcript import GraphIdentity, Transcript, Unfinished, Usage
 
 BEGUN = datetime(2026, 11, 22, 8, tzinfo=UTC)

@@ -15,13 +15,13 @@ shorter prompt to the longer, for of a turn's drafts, reviews and steps a transc
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from tutelage.dialogue.turn import Attempt, Call, Step
+from tutelage.dialogue.turn import Call
+from tutelage.transcripts.calls import AskedCall, calls_by_turn
 from tutelage.transcripts.messages import PromptPart, PromptParts, text_key
 from tutelage.transcripts.transcript import Transcript
 
@@ -30,9 +30,6 @@ REMEMBERED_BRANCHES: Final = 4_096
 SIBLINGS: Final = 16
 """What is remembered of other dialogues, for each model: the parts used last, the places where prompts parted last, and how
 they went on from there. System prompts come again all the time and stay; what was said in one dialogue does not."""
-
-UNFINISHED: Final = "(unfinished)"
-"""The role under which drafts of a turn that was never accepted are counted: a transcript does not say whose they are."""
 
 Player = tuple[str, str | None]
 """A model and the adapter on it: what is cached for one is of no use to another."""
@@ -110,7 +107,7 @@ class CacheTally:
         """Counts the calls of a dialogue."""
         alone: dict[Player, _Cache] = {}
         prompts = []
-        for asked in _asked(transcript):
+        for asked in calls_by_turn(transcript):
             found = [(each, self._parts.last_of(each.call.prompt_sha256)) for each in asked]
             for each, prompt in sorted(found, key=lambda pair: pair[1].end if pair[1] else 0):
                 use = self._use(each)
@@ -122,7 +119,7 @@ class CacheTally:
                     self._count(use, each, prompt, alone)
         self._parts.let_go(prompts)
 
-    def _count(self, use: CacheUse, asked: "_Asked", prompt: PromptPart, alone: "dict[Player, _Cache]") -> None:
+    def _count(self, use: CacheUse, asked: AskedCall, prompt: PromptPart, alone: "dict[Player, _Cache]") -> None:
         call, player = asked.call, (asked.call.model, asked.call.adapter)
         found = []
         for cache in (alone.setdefault(player, _Cache()), self._run.setdefault(player, _Cache())):
@@ -137,7 +134,7 @@ class CacheTally:
         """What was counted, in the order in which roles first called."""
         return list(self._uses.values())
 
-    def _use(self, asked: "_Asked") -> CacheUse:
+    def _use(self, asked: AskedCall) -> CacheUse:
         key = (asked.role, asked.call.model, asked.call.adapter)
         if key not in self._uses:
             self._uses[key] = CacheUse(role=key[0], model=key[1], adapter=key[2])
@@ -146,33 +143,6 @@ class CacheTally:
     def _tokens(self, call: Call, prompt: PromptPart, characters: int) -> int:
         tokens = call.prompt_tokens * characters // prompt.end if prompt.end else 0
         return tokens - tokens % self._block
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A call of a dialogue."""
-
-    role: str
-    call: Call
-    reply: str | None = None
-    """What the model wrote, where the transcript has it word for word: of a reply with a shape it has the values."""
-
-
-def _asked(transcript: Transcript) -> Iterator[list[_Asked]]:
-    """The calls of a dialogue, turn by turn."""
-    for turn in transcript.turns:
-        yield list(_asked_for(turn.role, turn.attempts, turn.steps))
-    if unfinished := transcript.unfinished:
-        yield list(_asked_for(unfinished.role or UNFINISHED, unfinished.attempts, unfinished.steps))
-
-
-def _asked_for(speaker: str, attempts: list[Attempt], steps: list[Step]) -> Iterator[_Asked]:
-    for attempt in attempts:
-        yield _Asked(role=speaker, call=attempt.call, reply=None if attempt.private else attempt.text)
-        for review in attempt.reviews:
-            yield _Asked(role=review.role, call=review.call)
-    for step in steps:
-        yield _Asked(role=step.role, call=step.call, reply=step.text)
 
 
 class _Cache:

@@ -19,8 +19,9 @@ from rich.text import Text
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
 from tutelage.errors import RunFolderError
+from tutelage.transcripts.calls import UNFINISHED
 from tutelage.transcripts.messages import Prompts
-from tutelage.transcripts.statistics import UNFINISHED, CallCount, count_calls
+from tutelage.transcripts.statistics import CallCount, count_calls
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import (
     Aside,
