@@ -182,6 +182,9 @@ async def test_all_roles_are_shown_the_same_turns(tmp_path: Path, endpoint: Simu
             texts = ["".join(message["content"] for message in prompts.messages(call.prompt_sha256)) for call in calls]
             shown = [[each.index for each in transcript.turns[: turn.index] if each.text in text] for text in texts]
             assert all(each == shown[0] for each in shown)
+            assert shown[0] == list(range(turn.index))[-len(shown[0]) :]
+    assert len(transcript.turns) == 40
+    assert len(shown[0]) < 30
 
 
 async def test_a_summary_stands_in_place_of_what_is_dropped_and_goes_on_from_the_one_before(
@@ -303,7 +306,7 @@ class Talker(ScriptedModel):
         assert run_manager is not None
         metadata = run_manager.metadata
         if metadata["view"] == "summary":
-            self._summaries.append(str(messages[-1].content))
+            self._summaries.append("\n".join(str(message.content) for message in messages))
         if self._hangs(metadata["view"], len(self.calls)):
             self._stuck.set()
             await asyncio.Event().wait()
