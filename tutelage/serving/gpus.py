@@ -71,7 +71,11 @@ def divide_gpus(
     needed = sum(serve.replicas * serve.gpus_per_replica for serve in sharing.values())
     if needed > len(free):
         terms = " + ".join(f"{_product(serve)} for models.{name}" for name, serve in sharing.items())
-        taken = [f"{len(group)} {why}" for group, why in ((named, "named by `serve.gpus`"), (held, "held")) if group]
+        taken = [
+            f"{len(group)} {why}"
+            for group, why in ((named, "named by `serve.gpus`"), (held, "held by servers that run already"))
+            if group
+        ]
         have = ", ".join([f"{len(here)} {'GPU' if len(here) == 1 else 'GPUs'} here", *taken])
         raise ConfigError(
             f"`serve:` needs {needed} GPUs ({terms}), and {len(free)} are free ({have}): lower `replicas` or"

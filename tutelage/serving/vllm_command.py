@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from random import SystemRandom
 from typing import Final
@@ -26,6 +27,7 @@ PORTS: Final = range(20_000, 32_000)
 seconds after it was found free."""
 PORT_PATIENCE: Final = 10.0
 """Seconds that a port in use has to become free: its server may be ending, after a SIGKILL of ours."""
+_OF_PYTHON: Final = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
 _REFERENCE: Final = re.compile(r"\$\{(\w+)\}")
 _PARALLEL: Final = re.compile(r"-(tp|pp|dp)$|--(tensor|pipeline|data)[-_]parallel[-_]size(=|$)")
 
@@ -56,17 +58,25 @@ def launch_of(
         logs: Where the log goes.
 
     Raises:
-        ConfigError: The interpreter is not there, an adapter's rank is too large, or the environment lacks a `${NAME}`.
+        ConfigError: The interpreter is not there, an adapter's rank is too large, the environment lacks a `${NAME}`, or
+            the server would be open to other machines.
     """
     key = model.secret()
+    if key is None and not _is_loopback(serve.host):
+        raise ConfigError(
+            f"models.{name}.serve.host: whoever reaches {serve.host!r} could use the servers: say `api_key: ${{NAME}}` beside"
+            " `serve:`, which they will ask for, or listen on 127.0.0.1"
+        )
     server = f"{name}-{replica}"
+    file_name = re.sub(r"[^\w.-]", "_", server)
     environment = {
-        **os.environ,
+        # What our own interpreter is told is not for one of another environment.
+        **{name: value for name, value in os.environ.items() if serve.python is None or name not in _OF_PYTHON},
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONSAFEPATH": "1",  # a file beside the config that is called like a module must not be imported
         "PYTHONUNBUFFERED": "1",  # what it said before a crash is in the log
         # What it compiles is found again at the next start; no other replica writes there at the same time.
-        "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT") or str(cache_folder() / "vllm" / server),
+        "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT") or str(cache_folder() / "vllm" / file_name),
         **({} if key is None else {"VLLM_API_KEY": key.get_secret_value()}),
         **({VISIBLE: ",".join(gpus)} if gpus else {}),
         # nvidia-smi counts like this.
@@ -81,7 +91,7 @@ def launch_of(
         folder=folder,
         url=f"http://{_reached_at(serve.host)}:{port}/v1",
         gpus=tuple(gpus),
-        log=logs / f"vllm-{server}.log",
+        log=logs / f"vllm-{file_name}.log",
         api_key=key,
         start_timeout=serve.start_timeout,
         grace=serve.grace,
@@ -156,6 +166,13 @@ def _reached_at(host: str) -> str:
     """The address by which a server that listens there is reached from this machine."""
     near = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{near}]" if ":" in near else near
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def find_ports(name: str, serve: ServeConfig, taken: set[int]) -> list[int]:
