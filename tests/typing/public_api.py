@@ -1,23 +1,29 @@
 """The types of the public names, as a user's type checker sees them. Checked by mypy, never run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, assert_type
 
 from langgraph.graph import START, StateGraph
 
 from tutelage import (
     Agent,
+    Attempt,
     Brief,
     Cast,
+    Choice,
     Dialogue,
+    Grammar,
     Limits,
+    Matching,
     Misconception,
+    OneOf,
     Outcome,
     Transcript,
     Turn,
     Verdict,
     add_critique_loop,
     agenerate,
+    assess,
     completed,
     generate,
     max_messages,
@@ -32,11 +38,22 @@ from tutelage.serving.chat_vllm import ChatVLLM
 from tutelage.testing import ScriptedModel, SimulatedEndpoint
 
 guide = Agent(role="guide", sees=frozenset({"facts"}), sampling={"temperature": 0.7})
+speller = Agent(role="speller", reply=Matching(r"[a-z]+"))
+rhymer = Agent(role="rhymer", reply=Grammar("start: /[a-z]+/"))
+umpire = Agent(role="umpire", task="check", reply=OneOf("fair", "foul"))
 checker = Agent(role="checker", prompt="archive", task="check", reply=Verdict)
 
 
 def had_enough(dialogue: Dialogue, limits: Limits) -> Outcome | None:
     return completed("had_enough") if len(dialogue["turns"]) >= limits.messages else None
+
+
+class Reasoned(Choice):
+    why: str
+
+
+def shortest(candidates: Sequence[Attempt]) -> int:
+    return min(range(len(candidates)), key=lambda index: len(candidates[index].text))
 
 
 @needs("topic or question", "facts")
@@ -45,6 +62,9 @@ def tour() -> StateGraph[Dialogue, Cast]:
     add_critique_loop(graph, guide, reviewers=[checker], then=stop_or("visitor", had_enough))
     graph.add_node("visitor", speak(Agent(role="visitor")))
     graph.add_node("second_look", review(checker))
+    graph.add_node("speller", speak(speller, candidates=4, choose=shortest))
+    graph.add_node("rhymer", speak(rhymer, candidates=2, choose=Agent(role="judge", task="check", reply=Reasoned)))
+    graph.add_node("umpire", assess(umpire))
     graph.add_edge(START, "guide")
     graph.add_conditional_edges("visitor", stop_or("guide", had_enough, max_messages(8)))
     return graph
