@@ -25,6 +25,7 @@ MODULE: Final = "vllm.entrypoints.openai.api_server"
 PORTS: Final = range(20_000, 32_000)
 """Where free ports are looked for: below those that Linux gives to outgoing connections, for a server binds its port some
 seconds after it was found free."""
+LAST_PORT: Final = 65_535
 PORT_PATIENCE: Final = 10.0
 """Seconds that a port in use has to become free: its server may be ending, after a SIGKILL of ours."""
 _OF_PYTHON: Final = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
@@ -209,11 +210,13 @@ def is_free(host: str, port: int) -> bool:
     vLLM may share a port with another server of the same user's (SO_REUSEPORT), and both would get some of the requests.
     This socket would not.
     """
+    if port > LAST_PORT:  # getaddrinfo would begin again at 0
+        return False
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError):
+    except OSError:
         return False
     return True
