@@ -417,9 +417,9 @@ def play(scenario: Scenario, limit: AdaptiveLimit, *, seed: int = 1) -> Outcome:
     return outcome(ClosedLoop(scenario, limit, seed=seed).run(scenario.seconds), scenario.warm_up)
 
 
-def fixed(scenario: Scenario, around: float, *, seed: int = 1) -> list[Outcome]:
+def fixed(scenario: Scenario, around: float, *, factors: Sequence[float] = FACTORS, seed: int = 1) -> list[Outcome]:
     """The outcomes of fixed limits around one."""
-    limits = sorted({max(1, round(around * factor)) for factor in FACTORS})
+    limits = sorted({max(1, round(around * factor)) for factor in factors})
     return [play(scenario, AdaptiveLimit(pinned=limit), seed=seed) for limit in limits]
 
 

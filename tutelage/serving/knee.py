@@ -19,9 +19,10 @@ FINE_STEP: Final = 1.35
 """and by this one, both ways, from then on."""
 WORTH: Final = 0.1
 """More is worth it if at least this part of it comes back as throughput; 1 would be all of it."""
-FINE_WORTH: Final = 0.05
-"""The same for fine steps, whose throughput is measured longer."""
+NO_LOSS: Final = 0.05
+"""And less is better if not even this part of it is lost."""
 FINE_WINDOWS: Final = 3
+"""The throughput of fine steps is measured so much longer: it differs less."""
 REST: Final = 12
 """Measurements between two trials."""
 
@@ -113,13 +114,13 @@ class KneeSearch:
             return limit
         if self._trial is None:
             return self._try("more", limit, measured)
-        is_worth_it = measured.gain_over(self._best) >= (WORTH if self.is_rising else FINE_WORTH)
-        if self._trial == "more" and is_worth_it:
+        gain = measured.gain_over(self._best)
+        if self._trial == "more" and gain >= WORTH:
             return self._try("more", limit, measured)
         if self._trial == "more":
             self._step = FINE_STEP
             return self._try("less", self._limit, self._best)
-        if not is_worth_it:
+        if gain < NO_LOSS:
             return self._try("less", limit, measured)
         self._trial, self._rest, self._is_settling = None, REST, True
         return self._limit

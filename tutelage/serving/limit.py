@@ -138,7 +138,7 @@ class AdaptiveLimit:
             self._silent = 0
             is_missing = load.running + load.waiting < ARRIVED * in_flight
             self._missing = self._missing + 1 if is_missing else 0
-            self._follow(load, in_flight, now, binds=binds and not is_missing)
+            self._follow(load, in_flight, now, binds=binds)
         if self._silent < SILENT and self._missing < STANDING:
             self._search = None
         elif measured is not None:
@@ -160,6 +160,8 @@ class AdaptiveLimit:
             self._go_back(KV_AIM / usage * in_flight, "kv_cache", now)
         elif self._queue_stands(load):
             self._go_back(_part(load, load.running + self._may_wait(load)) * in_flight, "queue", now)
+        elif self._missing:
+            return  # its word is not about what is open here
         elif not binds:
             self._reason = "steady"
         elif self._is_starting:

@@ -30,7 +30,7 @@ KEPT: Final = 10.0
 DEAD: Final = 503
 """What vLLM's `/health` answers when its engine is dead; its other routes may go on answering."""
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class LoadWatch:
             replica.limit.observe(load, in_flight=replica.in_flight, waiting=self._waiting(), now=now)
             await self._ask_health(replica, looks)
         except Exception:
-            _log.exception("endpoint_not_looked_at", endpoint=replica.url)
+            log.exception("endpoint_not_looked_at", endpoint=replica.url)
             looks.rests_until = time.monotonic() + ASK_AGAIN
 
     async def _load(self, replica: Replica, looks: _Looks) -> EngineLoad | None:
@@ -156,4 +156,4 @@ class LoadWatch:
     def _note(self, replica: Replica, looks: _Looks, reason: str) -> None:
         if not looks.is_noted:
             looks.is_noted = True
-            _log.info("endpoint_load_unknown", endpoint=replica.url, reason=reason)
+            log.info("endpoint_load_unknown", endpoint=replica.url, reason=reason)
