@@ -334,6 +334,19 @@ async def test_several_candidates_come_whole_also_where_somebody_follows(
     assert [message.text for message in node.said] == endpoint.answers()[0]["texts"]
 
 
+async def test_prompt_logprobs_which_no_stream_has_come_also_where_somebody_follows(
+    model: ChatVLLM, endpoint: SimulatedEndpoint
+) -> None:
+    graph = conversation(model, prompt_logprobs=1)
+    values = [
+        value
+        async for value in graph.astream({"messages": [HumanMessage("Hello")]}, stream_mode=["messages", "values"])
+    ]
+    answer = values[-1][1]["messages"][-1]
+    assert len(answer.response_metadata["prompt_logprobs"]) == answer.usage_metadata["input_tokens"]
+    assert "stream" not in endpoint.requests()[0]["body"]
+
+
 async def test_a_shaped_reply_is_read_also_where_somebody_follows(model: ChatVLLM) -> None:
     async def judge(state: MessagesState) -> dict[str, Any]:
         opinion = await model.with_structured_output(Opinion).ainvoke("Judge.", max_tokens=500)

@@ -188,6 +188,22 @@ async def test_one_view_of_one_dialogue_stays_with_one_replica(endpoint: Simulat
     assert any(places[dialogue, "tutor"] != places[dialogue, "student"] for dialogue, _ in places)
 
 
+async def test_of_the_calls_that_wait_that_of_the_oldest_dialogue_goes_first() -> None:
+    answered: list[float] = []
+    with SimulatedEndpoint(model="base", latency={"output_token": 0.02}) as endpoint:
+        async with ChatVLLM(model="base", pool=EndpointPool(endpoint.url, in_flight=1), max_tokens=8) as model:
+
+            async def ask(begun: float) -> None:
+                await model.ainvoke("Hello", {"metadata": {"dialogue": f"d{begun}", "view": "v", "begun": begun}})
+                answered.append(begun)
+
+            calls = [asyncio.create_task(ask(5.0))]
+            await until(lambda: endpoint.stats()["under_way"] == 1)
+            calls += [asyncio.create_task(ask(begun)) for begun in (4.0, 2.0, 3.0, 1.0)]
+            await asyncio.gather(*calls)
+    assert answered == [5.0, 1.0, 2.0, 3.0, 4.0]
+
+
 # --- what comes back ----------------------------------------------------------------------------------------------
 
 

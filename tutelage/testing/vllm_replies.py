@@ -83,11 +83,11 @@ def reply_body(call: Call, choices: list[Choice], cached_tokens: int) -> bytes:
         "service_tier": None,
         "system_fingerprint": None,
         "usage": usage(call, choices, cached_tokens),
-        "prompt_logprobs": None,
+        "prompt_logprobs": _prompt_logprobs(call) if call.api == "chat" else None,
         "prompt_token_ids": token_ids(call.prompt) if call.return_token_ids and call.api == "chat" else None,
         "kv_transfer_params": None,
     }
-    return orjson.dumps(body)
+    return orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
 
 
 def _choice_body(call: Call, index: int, choice: Choice) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _choice_body(call: Call, index: int, choice: Choice) -> dict[str, Any]:
     }
     if call.api == "completions":
         ids = token_ids(call.prompt) if call.return_token_ids else None
-        return {**body, "text": choice.text, "prompt_logprobs": None, "prompt_token_ids": ids}
+        return {**body, "text": choice.text, "prompt_logprobs": _prompt_logprobs(call), "prompt_token_ids": ids}
     message: dict[str, Any] = {
         "role": "assistant",
         "content": choice.text,
@@ -227,6 +227,23 @@ def _logprobs(call: Call, tokens: tuple[str, ...]) -> dict[str, Any] | None:
         "tokens": list(tokens),
         "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in ranked],
     }
+
+
+def _prompt_logprobs(call: Call) -> list[dict[int, dict[str, Any]] | None] | None:
+    """By the ids of tokens; for the first token there is nothing to be told."""
+    if call.prompt_logprobs is None:
+        return None
+    told: list[dict[int, dict[str, Any]] | None] = [None]
+    for token in call.prompt[1:]:
+        ranked = _ranked(token, call.prompt_logprobs)
+        texts = [each["token"] for each in ranked]
+        told.append(
+            {
+                id_: {"logprob": each["logprob"], "rank": rank, "decoded_token": each["token"]}
+                for rank, (id_, each) in enumerate(zip(token_ids(texts), ranked, strict=True), start=1)
+            }
+        )
+    return told
 
 
 def _ranked(token: str, alternatives: int) -> list[dict[str, Any]]:

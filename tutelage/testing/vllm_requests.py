@@ -88,6 +88,7 @@ class Call:
     top_logprobs: int | None
     """None where no logprobs are asked for."""
     return_token_ids: bool
+    prompt_logprobs: int | None
     offers: tuple[Offer, ...]
     """The tools that may be called."""
     calling: Calling
@@ -168,11 +169,23 @@ def read_call(api: Api, body: dict[str, Any], headers: Mapping[str, str], config
         shape=shape,
         top_logprobs=int(top or 0) if logprobs not in (None, False) else None,
         return_token_ids=bool(body.get("return_token_ids")),
+        prompt_logprobs=_read_prompt_logprobs(body),
         offers=offers,
         calling=calling,
         reasons=api == "chat" and bool(_mapping(body, "chat_template_kwargs").get("enable_thinking", config.reasoning)),
         shows_reasoning=bool(body.get("include_reasoning", True)),
     )
+
+
+def _read_prompt_logprobs(body: dict[str, Any]) -> int | None:
+    asked = body.get("prompt_logprobs")
+    if asked is None:
+        return None
+    if not isinstance(asked, int) or asked < 0:
+        raise bad_request(f"`prompt_logprobs` must be a positive value, got {asked}.", param="prompt_logprobs")
+    if body.get("stream") and asked:
+        raise bad_request("`prompt_logprobs` are not available when `stream=True`.", param="prompt_logprobs")
+    return asked
 
 
 def _read_tools(api: Api, body: dict[str, Any], config: EndpointConfig) -> tuple[tuple[Offer, ...], Calling]:
