@@ -139,6 +139,19 @@ def test_a_repair_finds_what_was_asked_before_it() -> None:
     assert abs(use.dialogue_tokens - 140) <= 1
 
 
+def test_of_a_turn_the_shorter_prompt_came_first() -> None:
+    """A transcript has a turn's steps after its drafts, and a plan is made before them."""
+    planned, spoken = (
+        prompt("q" * 40),
+        Prompt((*prompt("q" * 40).messages[:-1], Message("user", ("q" * 40, "Plan: wait.")))),
+    )
+    step = Step(kind="plan", role="planner", text="wait", call=call(planned))
+    said = turn("tutor", spoken, "x").model_copy(update={"steps": [step]})
+    found = {use.role: use.dialogue_tokens for use in counted(log_of(planned, spoken), dialogue(said))}
+    assert found["planner"] == 0
+    assert found["tutor"] >= 139
+
+
 def test_only_whole_blocks_count_where_that_is_asked() -> None:
     first, second = prompt("q" * 40), prompt("q" * 40, "r" * 30, "n" * 20)
     said = dialogue(turn("tutor", first, "r" * 30), turn("tutor", second, "x"))

@@ -123,9 +123,9 @@ def _notes(estimate: Estimate) -> Iterator[str]:
         yield (
             f"The speed is the sample's, with {sample.calls_in_flight:.1f} calls open on average: endpoints that are not "
             "full give less than they can, so the run may well take less. If a dialogue took no longer with "
-            f"{estimate.at_once:,} under way (`concurrency`), it would take {_time(estimate.fastest_seconds)}. For one "
-            "figure give --speed: the completion tokens per second of all endpoints together under load, as `tutelage stats` "
-            "or `vllm bench serve` say it."
+            f"{min(estimate.at_once, round(estimate.dialogues.value)):,} under way (`concurrency`), it would take "
+            f"{_time(estimate.fastest_seconds)}. For one figure give --speed: the completion tokens per second of all "
+            "endpoints together under load, as `tutelage stats` or `vllm bench serve` say it."
         )
     elif estimate.seconds.value <= estimate.fastest_seconds:
         yield (
