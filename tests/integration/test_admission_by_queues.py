@@ -1,42 +1,59 @@
-"""Real queues at simulated endpoints, a real full disk, and endpoints that say nothing of use."""
+"""Real queues at simulated endpoints, as their pools see them, a real full disk, and endpoints that say nothing of use."""
 
 import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 from aiohttp import web
-from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from tutelage.config import WatermarksConfig
-from tutelage.generation import admission as admission_module
 from tutelage.generation.admission import Admission
+from tutelage.serving import load_watch
+from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.testing.endpoint_config import Latency
 from tutelage.testing.simulated_endpoint import SimulatedEndpoint
 
 FEW = WatermarksConfig(memory=1.0, disk=0, waiting=4)
 
 
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_watch, "EVERY", 0.05)
+
+
 def endpoint() -> SimulatedEndpoint:
-    """One that does a single request at a time, and never gets to its end while a test lasts."""
-    return SimulatedEndpoint(max_num_seqs=1, latency=Latency(output_token=1.0))
+    """One that does a single request at a time, and one token of it in a fifth of a second."""
+    return SimulatedEndpoint(max_num_seqs=1, latency=Latency(output_token=0.2))
+
+
+def body(tokens: int) -> dict[str, object]:
+    return {"model": "simulated", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": tokens}
+
+
+@asynccontextmanager
+async def in_use(*endpoints: SimulatedEndpoint) -> AsyncIterator[EndpointPool]:
+    """A pool of endpoints that has asked them for something, and so looks at them."""
+    async with EndpointPool([each.url for each in endpoints]) as pool:
+        await pool.post("/chat/completions", orjson.dumps(body(1)))
+        await until(lambda: all(each.load is not None for each in pool.replicas()))
+        yield pool
 
 
 @asynccontextmanager
 async def queued(url: str, requests: int) -> AsyncIterator[None]:
     """That many requests under way at an endpoint: one runs, the others wait."""
-    body = {"model": "simulated", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 500}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def send() -> None:
-            async with session.post(f"{url}/chat/completions", json=body) as response:
+            async with session.post(f"{url}/chat/completions", json=body(5000)) as response:
                 await response.read()
 
         sent = [asyncio.create_task(send()) for _ in range(requests)]
@@ -49,28 +66,21 @@ async def queued(url: str, requests: int) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def server(answer: web.Response | None) -> AsyncIterator[tuple[str, list[web.Request]]]:
-    """A server that gives one answer, or none ever, to whoever asks; its base URL, and what was asked."""
-    asked: list[web.Request] = []
-    over = asyncio.Event()
+async def gateway() -> AsyncIterator[str]:
+    """A server that answers calls, and has no metrics; its base URL."""
 
-    async def handle(request: web.Request) -> web.Response:
-        asked.append(request)
-        if answer is None:
-            await over.wait()
-            return web.Response()
-        return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"choices": [], "usage": {"completion_tokens": 1}})
 
     app = web.Application()
-    app.router.add_route("*", "/{any:.*}", handle)
+    app.router.add_post("/v1/chat/completions", answer)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     try:
-        yield site.name + "/v1", asked
+        yield site.name + "/v1"
     finally:
-        over.set()
         await runner.cleanup()
 
 
@@ -85,14 +95,14 @@ async def held(admission: Admission, *by: str) -> None:
 
 
 async def test_a_queue_holds_new_dialogues_back_and_lets_them_go_when_it_is_short(tmp_path: Path) -> None:
-    async with endpoint() as gpu:
-        holder = f"waiting:{gpu.url.removesuffix('/v1')}"
+    async with endpoint() as gpu, in_use(gpu) as pool:
+        holder = f"waiting:{gpu.url}"
         admission = Admission(FEW, tmp_path, every=0.02)
-        admission.watch({"tutor": [gpu.url], "student": [gpu.url]})
+        admission.watch({"tutor": pool, "student": pool})
         with capture_logs() as logs:
             async with admission:
                 async with queued(gpu.url, 5):
-                    await until(lambda: list(admission.readings()["waiting"].values()) == [4])
+                    await until(lambda: admission.readings()["waiting"] == {gpu.url: 4})
                     assert admission.held_by() == ()
                     async with queued(gpu.url, 1):
                         await held(admission, holder)
@@ -108,87 +118,67 @@ async def test_a_queue_holds_new_dialogues_back_and_lets_them_go_when_it_is_shor
 
 
 async def test_a_model_holds_only_if_all_its_replicas_do(tmp_path: Path) -> None:
-    async with endpoint() as one, endpoint() as two:
-        first, second = (f"waiting:{each.url.removesuffix('/v1')}" for each in (one, two))
+    async with endpoint() as one, endpoint() as two, in_use(one, two) as tutor, in_use(one) as student:
+        first, second = (f"waiting:{each.url}" for each in (one, two))
         async with queued(one.url, 10):
-            await until(lambda: one.stats()["waiting"] == 9)
             admission = Admission(FEW, tmp_path, every=0.02)
-            admission.watch({"tutor": [one.url, two.url]})
+            admission.watch({"tutor": tutor})
             async with admission:
-                assert admission.readings()["waiting"][first.removeprefix("waiting:")] == 9
+                await until(lambda: admission.readings()["waiting"][one.url] == 9)
                 assert admission.held_by() == ()
                 async with queued(two.url, 10):
                     await held(admission, first, second)
                 await held(admission)
-                admission.watch({"tutor": [one.url, two.url], "student": [one.url]})
+                admission.watch({"tutor": tutor, "student": student})
                 await held(admission, first)
-                admission.watch({"tutor": [two.url]})
+                admission.watch({"tutor": tutor})
                 await held(admission)
 
 
-async def test_a_replica_that_is_gone_has_no_room_for_anyone(tmp_path: Path) -> None:
-    async with endpoint() as one, endpoint() as two, queued(one.url, 10):
+async def test_a_replica_that_is_lost_has_no_room_for_anyone(tmp_path: Path) -> None:
+    async with endpoint() as one, endpoint() as two, in_use(one, two) as pool, queued(one.url, 10):
         admission = Admission(FEW, tmp_path, every=0.02)
-        admission.watch({"tutor": [one.url, two.url]})
+        admission.watch({"tutor": pool})
         async with admission:
+            await until(lambda: admission.readings()["waiting"][one.url] == 9)
+            assert admission.held_by() == ()
             two.kill()
-            await held(admission, f"waiting:{one.url.removesuffix('/v1')}")
-            one.kill()
-            await held(admission)
+            asking = [asyncio.create_task(pool.post("/chat/completions", orjson.dumps(body(1)))) for _ in range(4)]
+            await held(admission, f"waiting:{one.url}")
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        web.Response(status=404),
-        web.Response(status=401),
-        web.Response(status=501),
-        web.Response(status=302, headers={"Location": "http://127.0.0.1:9/"}),
-        web.Response(body=b"<html>no metrics</html>"),
-    ],
-    ids=lambda answer: str(answer.status),
-)
-async def test_an_endpoint_without_metrics_holds_nothing_and_is_noted_and_asked_once(
-    tmp_path: Path, answer: web.Response
-) -> None:
-    async with server(answer) as (url, asked):
+async def test_a_pool_that_is_not_in_use_holds_nothing_back(tmp_path: Path) -> None:
+    async with endpoint() as gpu, EndpointPool([gpu.url]) as pool, queued(gpu.url, 10):
         admission = Admission(FEW, tmp_path)
-        admission.watch({"tutor": [url]})
-        with capture_logs() as logs:
-            async with admission:
-                await admission.look()
-                assert admission.held_by() == ()
-                assert admission.readings()["waiting"] == {url.removesuffix("/v1"): None}
-    assert [(entry["event"], entry["what"]) for entry in logs] == [
-        ("admission_unwitnessed", f"waiting:{url.removesuffix('/v1')}")
-    ]
-    assert [request.path for request in asked] == ["/metrics"]
-
-
-async def test_an_endpoint_that_never_answers_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission_module, "PATIENCE", 0.2)
-    async with server(None) as (silent, _), endpoint() as gpu, queued(gpu.url, 10):
-        admission = Admission(FEW, tmp_path)
-        admission.watch({"tutor": [silent], "student": [gpu.url]})
-        await until(lambda: bool(gpu.stats()["waiting"] == 9))
-        started = time.monotonic()
+        admission.watch({"tutor": pool})
         async with admission:
-            assert time.monotonic() - started < 5
-            assert admission.held_by() == (f"waiting:{gpu.url.removesuffix('/v1')}",)
+            assert admission.held_by() == ()
+            assert admission.readings()["waiting"] == {gpu.url: None}
 
 
-async def test_the_key_of_a_model_is_sent_to_its_endpoints_alone(tmp_path: Path) -> None:
-    """Also where another model of the same endpoint names none."""
-    metrics = web.Response(body=b"vllm:num_requests_waiting 0\n")
-    async with server(metrics) as (one, with_key), server(metrics) as (two, without):
-        admission = Admission(FEW, tmp_path)
-        urls = {"tutor": [one], "critic": [one], "student": [two]}
-        admission.watch(urls, {"tutor": SecretStr("sk-secret"), "critic": None, "student": None})
-        with capture_logs() as logs:
-            async with admission:
-                assert set(admission.readings()["waiting"].values()) == {0}
-    assert [request.headers.get("Authorization") for request in (*with_key, *without)] == ["Bearer sk-secret", None]
-    assert "sk-secret" not in f"{logs}{admission.readings()}"
+async def test_an_endpoint_that_does_not_say_what_waits_has_room_for_all(tmp_path: Path) -> None:
+    async with (
+        endpoint() as gpu,
+        gateway() as url,
+        in_use(gpu) as known,
+        EndpointPool([gpu.url, url]) as both,
+        queued(gpu.url, 10),
+    ):
+        admission = Admission(FEW, tmp_path, every=0.02)
+        admission.watch({"tutor": known})
+        async with admission:
+            await held(admission, f"waiting:{gpu.url}")
+            asking = asyncio.create_task(both.post("/chat/completions", orjson.dumps(body(1))))
+            admission.watch({"tutor": both})
+            await held(admission)
+            await until(lambda: (admission.readings()["waiting"] or {}).get(gpu.url) is not None)
+            assert admission.readings()["waiting"][url] is None
+            assert admission.held_by() == ()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 @pytest.fixture

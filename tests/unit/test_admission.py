@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tutelage.config import WatermarksConfig
-from tutelage.generation.admission import Admission, _root, _sum
+from tutelage.generation.admission import Admission
 from tutelage.generation.memory import MemoryUse, memory_in_use
 
 MIB = 2**20
@@ -200,27 +200,3 @@ async def test_a_failure_to_look_frees_the_run_and_the_next_look_goes_by_what_it
         changed.clear()
         await asyncio.wait_for(changed.wait(), 5)
         assert admission.held_by() == ("memory",)
-
-
-@pytest.mark.parametrize(
-    ("metrics", "waiting"),
-    [
-        (b'vllm:num_requests_waiting{engine="0",model_name="a b}"} 3.0\n', 3),
-        (b'vllm:num_requests_waiting{engine="0"} 3.0\nvllm:num_requests_waiting{engine="1"} 4.0 1700000000\n', 7),
-        (b'vllm:num_requests_waiting_by_reason{reason="capacity"} 3.0\nvllm:num_requests_waiting{} 1e2\n', 100),
-        (b"# TYPE llamacpp:requests_deferred gauge\nllamacpp:requests_deferred 5\r\n", 5),
-        (b"# HELP vllm:num_requests_waiting 9\nother:vllm:num_requests_waiting 9\n", None),
-        (b"vllm:num_requests_waiting NaN\n", None),
-        (b"vllm:num_requests_waiting many\n", None),
-        (b"<html>Not here</html>", None),
-    ],
-)
-def test_the_requests_that_wait_are_read_from_an_endpoints_metrics(metrics: bytes, waiting: int | None) -> None:
-    assert _sum(metrics) == waiting
-
-
-def test_metrics_are_at_the_servers_root() -> None:
-    assert [_root(f"http://gpu:8000{path}") for path in ("/v1", "/v1/", "", "/a/v1")] == [
-        *["http://gpu:8000"] * 3,
-        "http://gpu:8000/a",
-    ]
