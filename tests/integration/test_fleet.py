@@ -18,7 +18,7 @@ import pytest
 from tutelage.config import ModelConfig
 from tutelage.errors import ConfigError, LaunchError
 from tutelage.serving.fleet import Fleets
-from tutelage.serving.vllm_server import Supervision
+from tutelage.serving.vital_signs import Supervision
 
 STAND_IN = Path(__file__).parents[1] / "stand_in"
 SOURCE = Path(__file__).parents[2]

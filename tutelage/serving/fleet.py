@@ -15,8 +15,9 @@ from tutelage.config import ModelConfig, ServeConfig
 from tutelage.errors import ConfigError
 from tutelage.serving.adapters import Adapter, read_adapter
 from tutelage.serving.gpus import Shares, divide_gpus, gpus_here
+from tutelage.serving.vital_signs import Supervision
 from tutelage.serving.vllm_command import find_ports, launch_of
-from tutelage.serving.vllm_server import Launch, ServerState, Supervision, VLLMServer
+from tutelage.serving.vllm_server import Launch, ServerState, VLLMServer
 
 log = structlog.get_logger()
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +23,8 @@ from pydantic import SecretStr
 
 from tutelage.errors import LaunchError
 from tutelage.serving import keeper
+from tutelage.serving.engine_load import EngineLoad, parse_load
+from tutelage.serving.vital_signs import Supervision, VitalSigns
 
 TAIL: Final = 15
 """Lines of its log that are shown when a start fails."""
@@ -33,27 +36,6 @@ REQUEST_SECONDS: Final = 600.0
 log = structlog.get_logger()
 
 State = Literal["starting", "ready", "waiting", "ended"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supervision:
-    """When a server is looked at, given up, and started again. All in seconds."""
-
-    look: float = 5.0
-    """Between two looks at `/health`."""
-    answer: float = 10.0
-    """For its answer."""
-    sick: float = 20.0
-    """It may answer 503 for so long: vLLM ends by itself when its engine is dead, which takes three."""
-    silent: float = 120.0
-    """It may answer nothing for so long."""
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
-    """Before it is started again: 1, 2, 4, … 60."""
-    well_after: float = 300.0
-    """Having run for so long, the next wait is the first again."""
-    report: float = 15.0
-    """Between two lines for a person who waits for a start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,26 +264,30 @@ class VLLMServer:
         """Waits until it has ended or hangs, and says which."""
         assert self._process
         end = asyncio.create_task(self._process.wait())
-        answered = well = time.monotonic()
+        signs = VitalSigns(self._patience, time.monotonic())
         try:
             while True:
                 await asyncio.wait({end}, timeout=self._patience.look)
                 if end.done():
                     return f"vLLM ended with exit code {end.result()}"
-                status, now = await self._health(), time.monotonic()
-                answered = answered if status is None else now
-                well = well if status == 503 else now
-                if now - well > self._patience.sick:
-                    return "vLLM says of itself that its engine is dead (/health: 503)"
-                if now - answered > self._patience.silent:
-                    return f"vLLM has hung: no answer on /health for {now - answered:.0f} s"
+                health, load = await self._health(), await self._load()
+                if verdict := signs.verdict(time.monotonic(), health, load):
+                    return verdict
         finally:
             end.cancel()
             await asyncio.gather(end, return_exceptions=True)
 
     async def _health(self) -> int | None:
-        status, _ = await self._ask("GET", f"{self.launch.url.removesuffix('/v1')}/health", self._patience.answer)
+        status, _ = await self._ask("GET", f"{self._root}/health", self._patience.answer)
         return status
+
+    async def _load(self) -> EngineLoad | None:
+        status, metrics = await self._ask("GET", f"{self._root}/metrics", self._patience.answer)
+        return parse_load(metrics.encode()) if status == HTTPStatus.OK else None
+
+    @property
+    def _root(self) -> str:
+        return self.launch.url.removesuffix("/v1")
 
     async def _ask(self, method: str, url: str, seconds: float, body: Any = None) -> tuple[int | None, str]:
         """The status of the answer, None where there was none, and its text or what went wrong."""
