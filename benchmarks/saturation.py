@@ -82,6 +82,8 @@ class Server:
     url: str
     model: str
     """The name under which it is."""
+    label: str
+    """What the table calls it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +122,7 @@ def measure(server: Server, folder: Path, options: argparse.Namespace) -> list[R
         clients = max(1, round(statistics.median(runs) + idle))
         sides: dict[str, Side] = {}
         for name in ("run", "loop") if number % 2 == 0 else ("loop", "run"):
-            print(f"{server.model}: round {number + 1} of {options.rounds}: {name}", file=sys.stderr)
+            print(f"{server.label}: round {number + 1} of {options.rounds}: {name}", file=sys.stderr)
             if name == "run":
                 _, sides[name] = _run(server, folder, f"run-{number}", options)
             else:
@@ -203,14 +205,14 @@ def _check_same(made: Round) -> None:
 def _server(model: str, options: argparse.Namespace) -> Iterator[Server]:
     """A server that runs already, or vLLM on this machine's CPU."""
     if options.url is not None:
-        yield Server(url=options.url, model=model)
+        yield Server(url=options.url, model=model, label=model)
         return
     python = options.python.absolute()
     with tempfile.TemporaryDirectory(prefix="tutelage-model-") as work:
         folder = small_model(python) if model == "smollm2" else make_tiny_model(python, Path(work)).model
         log = Path(work) / "vllm.log"
         with serve_vllm(python, folder, adapters={}, log=log, more=SERVER_FLAGS) as served:
-            yield Server(url=served.url, model=MODEL)
+            yield Server(url=served.url, model=MODEL, label=model)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
