@@ -20,6 +20,9 @@ from tutelage.serving.waiting_room import WaitingRoom
 
 Choice = Literal["random", "round_robin", "pinned"]
 
+CONCURRENCY: Final = 512
+"""Dialogues under way for each GPU, at most, under Tutelage: `concurrency:`, as one sets it who leaves it to the limits."""
+
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
 
@@ -103,11 +106,12 @@ class Tutelage:
         self._number = {replica: number for number, replica in enumerate(self._replicas)}
         self._routing = Routing(self._replicas)
         self._room = WaitingRoom(self._routing, lambda: False)
+        self._most = CONCURRENCY * gpus
         self._calls_each = 1.0
+        self._dialogues = self._pace()
 
     def dialogues(self, under_way: int) -> int:
-        # As `Pace` has it, whose clock is the real one.
-        return max(FEWEST, math.ceil(SPARE * sum(self._limits()) / max(self._calls_each, 1e-3)))
+        return self._dialogues
 
     async def place(self, call: Call) -> int:
         request = Request(
@@ -134,12 +138,18 @@ class Tutelage:
         if under_way:
             calls = sum(replica.in_flight for replica in self._replicas) + len(self._room)
             self._calls_each += (calls / under_way - self._calls_each) / 2
+        self._dialogues = self._pace()
 
     def waiting(self) -> int:
         return len(self._room)
 
     def limit(self) -> float:
         return statistics.fmean(self._limits())
+
+    def _pace(self) -> int:
+        """What `Pace` says, whose clock is the real one."""
+        places = sum(self._limits())
+        return min(self._most, max(FEWEST, math.ceil(SPARE * places / max(self._calls_each, 1e-3))))
 
     def _limits(self) -> list[int]:
         return [replica.limit.limit for replica in self._replicas]

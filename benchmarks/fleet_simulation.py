@@ -31,6 +31,7 @@ MATRIX_TOKENS: Final = 523
 """A second of each of them: 129,833 on 248 A100."""
 BEST_OF: Final = (50, 75, 100, 125, 150, 200, 256)
 """Dialogues under way at a GPU, of which the ideal takes the best."""
+FEW: Final = 16
 SEARCHED_ON: Final = 4
 """GPUs on which it is looked for: where each dialogue keeps to one, they have nothing to do with each other."""
 
@@ -44,13 +45,19 @@ class Contestant:
     """By the number of GPUs."""
     is_ours: bool = False
     """Whether its calls take the orchestrator's CPU; the others get theirs for nothing."""
+    only_on_few: bool = False
+    """Whether it is left out beyond `FEW` GPUs, where it takes long and says nothing new."""
 
 
 CONTESTANTS: Final = (
     Contestant(label="random, 50 a GPU (as Matrix)", make=partial(Fixed, dialogues=MATRIX_DIALOGUES, choice="random")),
-    Contestant(label="round robin, 50", make=partial(Fixed, dialogues=MATRIX_DIALOGUES, choice="round_robin")),
-    Contestant(label="random, 256 (vLLM's batch)", make=partial(Fixed, dialogues=256, choice="random")),
-    Contestant(label="Tutelage, in_flight: 50", make=partial(Tutelage, pinned=50), is_ours=True),
+    Contestant(
+        label="round robin, 50", make=partial(Fixed, dialogues=MATRIX_DIALOGUES, choice="round_robin"), only_on_few=True
+    ),
+    Contestant(
+        label="random, 256 (vLLM's batch)", make=partial(Fixed, dialogues=256, choice="random"), only_on_few=True
+    ),
+    Contestant(label="Tutelage, in_flight: 50", make=partial(Tutelage, pinned=50), is_ours=True, only_on_few=True),
     Contestant(label="Tutelage, in_flight: 100", make=partial(Tutelage, pinned=100), is_ours=True),
     Contestant(label="Tutelage", make=Tutelage, is_ours=True),
 )
@@ -123,6 +130,8 @@ def play(
         contestants: Who.
     """
     for each in contestants:
+        if each.only_on_few and gpus > FEW:
+            continue
         print(f"{gpus} GPUs: {each.label}", file=sys.stderr)
         setting = replace(base, gpus=gpus, call_cpu=call_cpu if each.is_ours else 0.0)
         outcome = simulate(setting, each.make)
