@@ -231,14 +231,14 @@ def test_what_fails_for_good_right_after_it_was_taken_up_again_keeps_what_was_sa
     daemon.until(lambda _: len(endpoint.answers()) > 40)
     daemon.end()
     parked = project.under_way()
-    endpoint.inject(Fault(kind="context", times=len(parked)))
+    endpoint.inject(Fault(kind="schema", times=len(parked)))
     again = project.daemon()
     status = again.until(lambda status: status["state"] == "idle")
     assert status["set_aside"] >= 1
     again.end()
     assert "Blocked" not in again.err
     failed = [each for each in project.transcripts() if each.outcome.status == "failed"]
-    assert {each.outcome.reason for each in failed} == {"context_exceeded"}
+    assert {each.outcome.reason for each in failed} == {"schema_refused"}
     assert {each.id for each in failed} <= parked
     assert all(each.turns or each.unfinished for each in failed)
     assert any(each.unfinished and each.unfinished.attempts for each in failed)
