@@ -117,7 +117,14 @@ def events(stderr: str) -> list[str]:
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def test_serve_says_where_its_servers_are_and_ends_them_when_told(tmp_path: Path, start: Start) -> None:
+def test_serve_says_where_its_servers_are_and_ends_them_when_told(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stdout, and systemd, where that has started it."""
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    systemd.settimeout(60)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     config = project(tmp_path, replicas=2)
     serving = start("serve", config)
     assert serving.stdout
@@ -125,7 +132,10 @@ def test_serve_says_where_its_servers_are_and_ends_them_when_told(tmp_path: Path
     assert [line[0] for line in lines] == ["small-0", "small-1"]
     assert {line[2] for line in lines} == {"m a b"} and {line[3] for line in lines} == {"CPU"}
     assert len(running(tmp_path)) == 4
+    assert systemd.recv(4096) == b"READY=1"
     serving.send_signal(signal.SIGTERM)
+    with systemd:
+        assert systemd.recv(4096).startswith(b"STOPPING=1\n")
     out, err = serving.communicate(timeout=60)
     assert (serving.returncode, out) == (0, ""), err
     assert running(tmp_path) == []

@@ -207,8 +207,7 @@ async def together(works: Sequence[Coroutine[Any, Any, None]], *, undo: Callable
         await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
-            if not task.cancelling():  # a second time would interrupt it in its clearing up
-                task.cancel()
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await undo()
         raise
