@@ -60,7 +60,8 @@ def _config(job: Job) -> Path:
     config: dict[str, Any] = {
         "run": "benchmark",
         "graph": "lesson",
-        "models": {"default": {"url": job.url, "model": job.model}},
+        # The others ask as much at once as their dialogues have to ask, and so does this: two reviewers are side by side.
+        "models": {"default": {"url": job.url, "model": job.model, "in_flight": 2 * job.concurrency}},
         "roles": dict.fromkeys(ROLES, sampling),
         "briefs": [{"from": str(job.briefs)}],
         "limits": {"messages": job.messages, "revisions": job.revisions, "tokens": 16_384},
