@@ -34,8 +34,8 @@ class StreamedReply:
             KeyError, TypeError, AttributeError: It is no event of a chat completion.
         """
         self._reply.update(given(event, ("id", "usage", *KEPT_OF_REPLY)))
-        pieces = [piece for choice in event["choices"] if (piece := self._add(choice)) is not None]
-        return pieces[0] if pieces else None
+        # One candidate was asked for; the event that brings the usage has none.
+        return self._add(event["choices"][0]) if event["choices"] else None
 
     def last(self, details: Mapping[str, Any]) -> ChatGenerationChunk:
         """The chunk that ends the message, with its usage and the rest of its `response_metadata`."""
