@@ -130,8 +130,9 @@ async def _ask_until_it_fits(
                 raise
         fitting, complaint = _sorted_out(said, read, agent, cast, misfits)
         if not known and (journal or not fitting):
-            for candidate, (text, record) in enumerate(said, start=first):
-                await cast.journal.keep(occasion.dialogue, occasion.key(agent.role, candidate), text, record)
+            keys = (occasion.key(agent.role, candidate) for candidate in range(first, first + wanted))
+            kept = zip(keys, said, strict=True)
+            await asyncio.gather(*(cast.journal.keep(occasion.dialogue, key, *each) for key, each in kept))
         if fitting:
             return [
                 Reply(text=text, value=value, call=record, misfits=[] if number else misfits)
@@ -147,9 +148,10 @@ async def _ask_until_it_fits(
 
 
 def _recalled(candidates: range, agent: Agent, cast: Cast, occasion: Occasion) -> list[Said]:
-    """Those of some replies that an earlier start has journalled."""
+    """Some replies, if an earlier start has journalled all of them."""
     keys = (occasion.key(agent.role, candidate) for candidate in candidates)
-    return [known for key in keys if (known := cast.journal.recall(occasion.dialogue, key))]
+    known = [said for key in keys if (said := cast.journal.recall(occasion.dialogue, key))]
+    return known if len(known) == len(candidates) else []
 
 
 async def _call(

@@ -15,6 +15,8 @@ from tutelage.dialogue.turn import Call, Outcome, Turn
 
 NEXT_ROUND: Final = 1.15
 """How much longer than the last round of turns the next one may be."""
+CHARACTERS_PER_TOKEN: Final = 4
+"""Of English, by the tokenizers in use."""
 
 
 class Reason(StrEnum):
@@ -94,7 +96,7 @@ def tokens_ahead(turns: Sequence[Turn]) -> int:
     Each role's next prompt is taken to be its last one and one more round of the same length; the reply to it takes
     `max_tokens`, where the call named one.
     """
-    longest = max(call.prompt_tokens + room_for_reply(call) for call in _calls(turns))
+    longest = max((call.prompt_tokens + room_for_reply(call) for call in _calls(turns)), default=0)
     return longest + round(NEXT_ROUND * sum(map(tokens_said, turns)))
 
 
@@ -125,7 +127,9 @@ def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[tuple[str | None
 
 def tokens_said(turn: Turn) -> int:
     """The tokens of what was said; of several candidates from one request, which counts them together, their mean."""
-    call = next(attempt.call for attempt in turn.attempts if attempt.status == "accepted")
+    call = next((attempt.call for attempt in turn.attempts if attempt.status == "accepted"), None)
+    if call is None:  # said by no model: a person's turn, made by a node of one's own
+        return len(turn.text) // CHARACTERS_PER_TOKEN
     if call.candidate is None:
         return call.completion_tokens
     calls = [attempt.call for attempt in turn.attempts] + [step.call for step in turn.steps]
