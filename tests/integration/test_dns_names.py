@@ -159,6 +159,10 @@ async def test_names_and_urls_may_stand_side_by_side() -> None:
             assert urls(pool) == [two.url]
             await pool.post(CHAT, BODY)
             assert urls(pool) == [two.url, one.url]
+            for names.found in (None, ()):
+                asked = len(names.asked)
+                await until(lambda asked=asked: len(names.asked) >= asked + 3)  # type: ignore[misc]
+                assert urls(pool) == [two.url, one.url], "it keeps what it had"
         names.found = None
         async with EndpointPool([two.url, name(one)], api_key=KEY, resolve=names) as pool:
             assert (await pool.post(CHAT, BODY))[1] == two.url

@@ -145,6 +145,7 @@ async def test_a_stream_that_has_come_to_its_end_leaves_its_connection_for_the_n
     async def script(response: web.StreamResponse) -> None:
         connections.add(response._req.transport)  # type: ignore[union-attr]
         await response.write(event("one") + DONE)
+        await asyncio.sleep(0.05)  # and only then the end of the body
 
     async with streaming(script) as (url, _), EndpointPool(url) as pool:
         for _ in range(5):

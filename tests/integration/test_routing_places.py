@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from tutelage.serving.endpoint_pool import EndpointPool
+from tutelage.serving.limit import AdaptiveLimit
 from tutelage.testing.endpoint_config import Latency
 from tutelage.testing.simulated_endpoint import SimulatedEndpoint
 
@@ -117,6 +118,19 @@ async def test_a_call_that_comes_when_a_place_is_given_back_does_not_overtake_th
         await server.answer("late")
         await asyncio.gather(*calls)
         assert server.came == ["first", "waits", "late"]
+
+
+async def test_a_call_that_comes_when_the_limit_has_just_risen_does_not_overtake_those_that_wait() -> None:
+    async with gate() as server, EndpointPool(server.url, in_flight=1) as pool:
+        calls = [call(pool, "first"), call(pool, "waits", order=1)]
+        await waiting(pool, 1)
+        pool._routing.replicas[0].limit = AdaptiveLimit(pinned=2)
+        calls.append(call(pool, "late", order=2))
+        await until(lambda: len(server.came) == 2)
+        assert server.came == ["first", "waits"]
+        for name in ("first", "waits", "late"):
+            await server.answer(name)
+        await asyncio.gather(*calls)
 
 
 async def test_waiting_calls_that_are_cancelled_cost_no_place() -> None:
