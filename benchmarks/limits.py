@@ -478,7 +478,13 @@ SCENARIOS = (
         seconds=1200,
     ),
     Scenario(name="a proxy lets 100 through", lets_through=100, warm_up=300, seconds=1200),
-    Scenario(name="no metrics, a batch of 256", shows_metrics=False, warm_up=400, seconds=2000),
+    Scenario(
+        name="no metrics, a batch of 256",
+        workload=Workload(dialogues=1200),
+        shows_metrics=False,
+        warm_up=400,
+        seconds=2000,
+    ),
     Scenario(
         name="no metrics, a batch of 64",
         hardware=Hardware(max_num_seqs=64),

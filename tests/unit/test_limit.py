@@ -193,6 +193,14 @@ def test_a_queue_that_stands_goes_and_what_runs_stays() -> None:
     assert limit.reason == "queue"
 
 
+def test_where_little_runs_little_waits() -> None:
+    """As in front of the four slots of a llama.cpp."""
+    limit = AdaptiveLimit()
+    for _ in range(10):
+        looked(limit, load(running=4, waiting=limit.limit - 4))
+    assert limit.limit == 8
+
+
 def test_a_queue_that_flows_into_the_batch_is_left_alone() -> None:
     """As when many long prompts come at once."""
     flowing = [load(running=running, waiting=32 - running) for running in (4, 8, 12, 16, 20)]

@@ -48,7 +48,7 @@ KV_AIM: Final = 0.92
 STANDING: Final = 3
 """So many looks in a row make a state of a glimpse."""
 HANDFUL: Final = 8
-"""So many requests may wait at any endpoint,"""
+"""So many requests may wait at any endpoint, though no more than run there,"""
 WAITING_SHARE: Final = 1 / 16
 """or this part of the batch,"""
 WAITING_STEPS: Final = 2
@@ -187,7 +187,8 @@ class AdaptiveLimit:
         self._looks.clear()
 
     def _may_wait(self, load: EngineLoad) -> float:
-        return max(HANDFUL, WAITING_SHARE * load.running, WAITING_STEPS * load.running / max(1.0, self._reply_tokens))
+        some = max(1, min(HANDFUL, load.running))
+        return max(some, WAITING_SHARE * load.running, WAITING_STEPS * load.running / max(1.0, self._reply_tokens))
 
     def _queue_stands(self, load: EngineLoad) -> bool:
         if len(self._looks) < STANDING or load.running > self._looks[0].running:
