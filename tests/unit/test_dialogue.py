@@ -20,8 +20,8 @@ from tutelage import (
 )
 from tutelage.agents import critic, fact_checker, student, tutor
 from tutelage.dialogue.nodes import review
-from tutelage.dialogue.stopping import Reason, max_tokens, outcome_of
-from tutelage.dialogue.turn import Outcome
+from tutelage.dialogue.stopping import Reason, max_tokens, outcome_of, tokens_ahead
+from tutelage.dialogue.turn import Attempt, Call, Outcome, Turn
 from tutelage.errors import ContextExceeded, GraphError, PromptError, ShapeError
 from tutelage.graphs.debate import debate
 from tutelage.graphs.lesson import lesson
@@ -50,7 +50,7 @@ def sent_back(severity: str = "block", span: str = "It is 5/6") -> dict[str, Any
 
 
 async def play(
-    script: dict[str, Any], make_graph: Any = lesson, brief: Brief = BRIEF, **limits: int
+    script: dict[str, Any], make_graph: Any = lesson, brief: Brief = BRIEF, **limits: Any
 ) -> tuple[Dialogue, Outcome, ScriptedModel]:
     model = ScriptedModel(script)
     cast = Cast(players=Cast.of(model).players, limits=Limits(**limits))
@@ -309,6 +309,46 @@ async def test_a_dialogue_ends_before_the_next_prompt_outgrows_the_tokens() -> N
     calls = [attempt.call for turn in dialogue["turns"] for attempt in turn.attempts]
     assert max(call.prompt_tokens + call.completion_tokens for call in calls) <= 1500
     assert max_tokens(dialogue, Limits(tokens=1_000_000)) is None
+
+
+def a_turn(index: int, tokens: int, *, prompt: int = 100, candidates: int = 1) -> Turn:
+    calls = [
+        Call(
+            model="m",
+            prompt_sha256=str(index),
+            sampling={"max_tokens": 50},
+            candidate=number if candidates > 1 else None,
+            prompt_tokens=0 if number else prompt,
+            completion_tokens=0 if number else tokens * candidates,
+        )
+        for number in range(candidates)
+    ]
+    attempts = [Attempt(text="a", status="superseded", call=call) for call in calls]
+    attempts[-1] = attempts[-1].model_copy(update={"status": "accepted"})
+    return Turn(index=index, role="tutor", text="a", attempts=attempts)
+
+
+def test_the_next_call_takes_the_longest_prompt_a_round_and_the_longest_reply() -> None:
+    turns = [a_turn(0, 20), a_turn(1, 40, prompt=300)]
+    assert tokens_ahead(turns) == 300 + 50 + round(1.15 * (20 + 40))
+    dialogue: Dialogue = {"turns": turns}
+    assert max_tokens(dialogue, Limits(tokens=418)) == Outcome(status="completed", reason=Reason.OUT_OF_TOKENS)
+    assert max_tokens(dialogue, Limits(tokens=419)) is None
+
+
+def test_candidates_do_not_make_a_round_longer() -> None:
+    assert tokens_ahead([a_turn(0, 20), a_turn(1, 40, candidates=4)]) == tokens_ahead([a_turn(0, 20), a_turn(1, 40)])
+
+
+def test_a_turn_that_no_model_said_counts_by_its_length() -> None:
+    by_a_person = Turn(index=1, role="student", text="word " * 80, attempts=[])
+    assert tokens_ahead([a_turn(0, 20), by_a_person]) == 100 + 50 + round(1.15 * (20 + 100))
+
+
+@pytest.mark.parametrize("outgrown", ["drop", "summarise"])
+def test_the_tokens_end_no_dialogue_that_is_shortened(outgrown: Any) -> None:
+    dialogue: Dialogue = {"turns": [a_turn(0, 20)]}
+    assert max_tokens(dialogue, Limits(tokens=64, outgrown=outgrown)) is None
 
 
 async def test_a_graph_that_ends_by_an_edge_is_completed() -> None:
