@@ -66,12 +66,15 @@ def test_the_closed_loop_keeps_its_clients_busy_and_each_dialogue_in_order(
     project, endpoint = spoken
     endpoint.forget()
     dialogues = loop.calls_of_run(project)
+    started = {next(transcript.calls()).seed: transcript.started for transcript in project.transcripts()}
+    times = [started[dialogue[0]["seed"]] for dialogue in dialogues]
+    assert times == sorted(times)
     in_flight = replay(loop, dialogues, endpoint, clients=2)
     requests = endpoint.requests()
     arrived = {request["body"]["seed"]: request["received"] for request in requests}
     for dialogue in dialogues:
-        times = [arrived[body["seed"]] for body in dialogue]
-        assert times == sorted(times)
+        arrivals = [arrived[body["seed"]] for body in dialogue]
+        assert arrivals == sorted(arrivals)
     at_once = [
         sum(other["received"] <= one["received"] < other["received"] + other["seconds"] for other in requests)
         for one in requests
@@ -132,6 +135,7 @@ def test_two_that_did_not_do_the_same_work_are_not_compared(benchmark: Callable[
 # The cached share
 
 
+@pytest.mark.timeout(300)  # seven processes, which a busy machine starts slowly
 def test_what_routing_wins_lies_between_round_robin_and_one_replica(
     benchmark: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -165,6 +169,7 @@ def test_a_balancer_gives_each_request_to_the_next_in_turn(benchmark: Callable[[
 # The loss of a replica
 
 
+@pytest.mark.timeout(300)  # seven processes, which a busy machine starts slowly
 def test_a_run_outlives_the_loss_of_a_replica(
     benchmark: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
