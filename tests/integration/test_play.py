@@ -241,3 +241,31 @@ def test_of_a_shaped_reply_only_the_words_are_shown(screen: Screen, console: Con
         )
     assert words(screen.getvalue()) == 'tutor Say "a" again'
     assert live.was_heard("tutor", 'Say "a" again')
+
+
+ASKING = """
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
+from tutelage import Agent, Cast, Dialogue, speak
+
+
+def ask(state):
+    return {"speaker": interrupt("Who begins?")}
+
+
+def asking():
+    graph = StateGraph(Dialogue, context_schema=Cast)
+    graph.add_node("ask", ask)
+    graph.add_node("tutor", speak(Agent(role="tutor")))
+    graph.add_edge(START, "ask")
+    graph.add_edge("ask", "tutor")
+    return graph
+"""
+
+
+def test_a_graph_that_asks_is_told_that_nobody_answers(tmp_path: Path, screen: Screen, console: Console) -> None:
+    (tmp_path / "mine.py").write_text(ASKING)
+    config = config_for(tmp_path, graph="mine.py:asking")
+    assert play_one(config, console=console, models={"default": ScriptedModel({"tutor": ["Hm."]})}) == 1
+    assert "✗ failed: unanswered" in screen.getvalue()
+    assert "Who begins?" in screen.getvalue()

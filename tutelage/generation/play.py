@@ -6,14 +6,15 @@ made of them with the stream of updates. What models and users wrote goes throug
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel
-from langgraph.types import Overwrite
+from langgraph.errors import GraphRecursionError
+from langgraph.types import Interrupt, Overwrite
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
@@ -85,13 +86,15 @@ async def _play(path: Path, wanted: str | None, console: Console, models: Mappin
         started = time.monotonic()
         try:
             await _perform(stage, graph.graph, dialogue, casting.cast)
-            outcome = outcome_of(graph.graph, stage.dialogue, casting.cast.limits)
+            outcome = stage.unanswered() or outcome_of(graph.graph, stage.dialogue, casting.cast.limits)
         except (EndpointUnreachable, AuthRefused, ModelNotServed):
             stage.hush()
             raise
         except CallError as error:
             stage.lost = [step for step in error.replies if isinstance(step, Step)]
             outcome = Outcome(status="failed", reason=error.reason, detail=str(error))
+        except GraphRecursionError as error:
+            outcome = Outcome(status="failed", reason="endless", detail=str(error))
         except asyncio.CancelledError:
             stage.hush()
             raise
@@ -135,6 +138,7 @@ class _Stage:
         """Where the dialogue stands after the last step."""
         self.lost: list[Step] = []
         """Replies that the last step could not use, where it failed."""
+        self._asked: Sequence[Interrupt] = ()
 
     def open(self, brief: Brief, casting: Casting) -> None:
         """Says what is played, and by whom."""
@@ -161,9 +165,18 @@ class _Stage:
         elif kind == "values":
             if not inner:
                 self.dialogue = data
+        elif "__interrupt__" in data:
+            self._asked = data["__interrupt__"]
         else:
             for update in data.values():
                 self._update(update if isinstance(update, dict) else {})
+
+    def unanswered(self) -> Outcome | None:
+        """How it ended, if the graph has asked something: there is nobody to answer here."""
+        if not self._asked:
+            return None
+        asked = f"the graph asks, and nobody answers: {self._asked[0].value!r}"
+        return Outcome(status="failed", reason="unanswered", detail=asked)
 
     def hush(self) -> None:
         """Ends the line that is under way."""
