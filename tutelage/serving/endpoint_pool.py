@@ -96,6 +96,7 @@ class EndpointPool:
         """
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._probe_timeout = aiohttp.ClientTimeout(total=min(timeout, PROBE_SECONDS), connect=connect_timeout)
+        self._idle = min(IDLE_SECONDS, timeout)
         self._patience = patience
         self._on_request = on_request
         self._in_flight = in_flight
@@ -108,7 +109,7 @@ class EndpointPool:
         )
         self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}
         self._watched_in: asyncio.AbstractEventLoop | None = None
-        """The event loop in which the load is watched; None if it has to be seen whether it is in any."""
+        """The event loop that watches load and names; None if it has to be seen whether any does."""
         self._membership = Membership(self._routing, self._replica, resolve)
         self._membership.set(urls)
 
@@ -321,9 +322,7 @@ class EndpointPool:
         reply: Any
         try:
             if request.is_stream:
-                reply = await self._exchange.open(
-                    request, replica, min(IDLE_SECONDS, self._timeout.total or IDLE_SECONDS)
-                )
+                reply = await self._exchange.open(request, replica, self._idle)
             else:
                 reply = await self._exchange.send(request, replica)
         except BaseException as error:
@@ -384,10 +383,10 @@ class EndpointPool:
     async def _begin(self) -> None:
         """The pool is used: names are looked up, and the load is watched."""
         await self._membership.find()
+        kept = [self._background.keep("load", self._watch_load)]
         if self._membership.has_names:
-            self._background.keep("names", self._membership.follow)
-        is_here = self._background.keep("load", self._watch_load)
-        self._watched_in = asyncio.get_running_loop() if is_here else None
+            kept.append(self._background.keep("names", self._membership.follow))
+        self._watched_in = asyncio.get_running_loop() if all(kept) else None
 
     async def _watch_load(self) -> None:
         def ask(replica: Replica, path: str) -> Any:
