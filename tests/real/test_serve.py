@@ -15,7 +15,12 @@ import pytest
 import yaml
 
 from tutelage import Transcript, read_transcripts
+from tutelage.config import ModelConfig, load_config
+from tutelage.errors import ConfigError
+from tutelage.generation.casting import cast_of, prompt_library
+from tutelage.generation.registry import load_graph
 from tutelage.serving.adapters import adapter_sha256
+from tutelage.serving.fleet import Fleets
 
 from .conftest import TinyModel, make_tiny_model
 
@@ -24,7 +29,7 @@ pytestmark = pytest.mark.vllm
 COMMAND = Path(sys.executable).with_name("tutelage")
 BRIEFS = Path(__file__).parents[2] / "examples" / "briefs" / "mathematics.jsonl"
 LESSONS = 40
-ON_A_CPU = {
+ON_A_CPU: dict[str, Any] = {
     "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
     # Compiling takes two minutes. A prompt split over two steps kills the engine if it has a seed.
     "args": ["--dtype", "bfloat16", "--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill"],
@@ -187,3 +192,32 @@ def test_a_run_that_is_killed_leaves_no_server(tmp_path: Path, vllm_python: Path
     finally:
         run.kill()
         run.communicate()
+
+
+async def test_adapters_are_loaded_into_a_server_that_runs(tmp_path: Path, vllm_python: Path, tiny: TinyModel) -> None:
+    """And a folder that is none is an error that has vLLM's own words."""
+    allowed = {**ON_A_CPU["env"], "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    serve = {"model": str(tiny.model), "python": str(vllm_python), "gpus_per_replica": 0, "grace": 10, "env": allowed}
+    model = ModelConfig.model_validate(
+        {"model": "tiny", "serve": {**serve, "args": [*ON_A_CPU["args"], "--enable-lora", "--max-loras", "2"]}}
+    )
+    async with Fleets(tmp_path, tmp_path / "logs") as fleets:
+        url = (await fleets.launch({"tiny": model}))["tiny"].urls[0]
+        played = await sha256_by_role(url, {name: str(path) for name, path in tiny.adapters.items()})
+        assert played == {
+            role: adapter_sha256(tiny.adapters[name]) for role, name in (("tutor", "a"), ("student", "b"))
+        }
+        with pytest.raises(ConfigError, match=r"adapters\.c: .* does not load '/nowhere': HTTP 404: .*/nowhere"):
+            await sha256_by_role(url, {"c": "/nowhere"})
+
+
+async def sha256_by_role(url: str, adapters: dict[str, str]) -> dict[str, str | None]:
+    """What a cast at that endpoint knows of its adapters, after each has said a word."""
+    roles = {role: {"adapter": settings["adapter"]} for role, settings in ROLES.items() if "adapter" in settings}
+    models = {"tiny": {"url": url, "model": "tiny", "adapters": adapters}}
+    config = load_config({"run": "r", "models": models, "roles": roles, "briefs": [{"from": "briefs.jsonl"}]})
+    graph = load_graph("lesson", config.folder)
+    async with cast_of(config, graph, prompt_library(config, graph)) as casting:
+        for role in roles:
+            await casting.cast.player(role).model.ainvoke("Hello", max_tokens=1)
+        return {role: casting.cast.player(role).adapter_sha256 for role in roles}
