@@ -149,6 +149,14 @@ def test_a_server_that_was_restarted_is_soon_full_again() -> None:
     assert after[-1].waiting <= 24
 
 
+def test_what_comes_to_a_restarted_server_at_once_is_half_of_what_it_had() -> None:
+    """All of it is young, and will take more of the cache than what was there before."""
+    limit = AdaptiveLimit()
+    before = looked(limit, *[load(running=CEILING, tokens=tokens) for tokens in (100, 200, 300, 400)])[-1]
+    (after,) = looked(limit, load(running=0, tokens=5), in_flight=before)
+    assert after == before // 2
+
+
 def test_two_who_share_an_endpoint_get_half_of_it_each() -> None:
     loop = ClosedLoop(Scenario(name="256"), *(one := [AdaptiveLimit(), AdaptiveLimit()]))
     ours = outcome(loop.run(300), 100)
@@ -236,10 +244,11 @@ def test_a_request_that_fills_the_cache_alone_may_still_run() -> None:
 
 def test_an_engine_that_falls_silent_for_a_moment_is_not_taken_for_one_without_metrics() -> None:
     limit = AdaptiveLimit()
-    risen = looked(limit, *[load(running=limit.limit)] * 2)[-1]
-    for _ in range(10_000):
-        limit.answered(seconds=5.0, tokens=100)
-    assert looked(limit, *[None] * (SILENT - 1)) == [risen] * (SILENT - 1)
+    (risen,) = looked(limit, load(running=START))
+    for _ in range(SILENT - 1):
+        for _ in range(2 * risen):
+            limit.answered(seconds=5.0, tokens=100)
+        assert looked(limit, None) == [risen]
 
 
 @pytest.mark.parametrize(("batch", "dialogues"), [(256, 700), (64, 200)])
