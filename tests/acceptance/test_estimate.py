@@ -131,6 +131,25 @@ def test_the_speed_that_is_measured_is_that_of_the_sample(tmp_path: Path) -> Non
     assert 0 < said.sample.calls_in_flight <= 8
 
 
+def look(at: float, tokens: int, under_way: int, written: int | None = None) -> Any:
+    return module._Look(at=at, tokens=tokens, under_way=under_way, written=written)
+
+
+def test_the_beginning_and_the_end_of_a_sample_do_not_count_as_its_speed() -> None:
+    """Nothing is written while the first prompts are read, and the last dialogue is alone for a long time."""
+    looks = [look(0, 0, 8), look(4, 10, 8), look(9, 510, 5), look(10, 600, 3), look(60, 650, 1)]
+    measured = module._measured(looks, 60.0, 650)
+    assert measured.tokens_per_second == 100
+    brief = module._measured([look(0, 0, 8), look(1, 90, 8)], 1.5, 150)
+    assert brief.tokens_per_second == 100, "too short a time to leave anything out"
+
+
+def test_what_endpoints_write_for_others_is_seen_by_their_counters() -> None:
+    looks = [look(0, 0, 8), look(1, 0, 8, written=5_000), look(11, 1_000, 8, written=9_000)]
+    assert module._measured(looks, 11.0, 1_000).others_tokens_per_second == 300
+    assert module._measured([look(0, 0, 8), look(11, 1_000, 8)], 11.0, 1_000).others_tokens_per_second is None
+
+
 def one_line(text: str) -> str:
     return " ".join(text.split())
 
