@@ -155,28 +155,29 @@ def _run(server: Server, folder: Path, name: str, options: argparse.Namespace) -
         concurrency=options.concurrency,
     )
     write_briefs(project.folder / "briefs.jsonl", 0, options.dialogues)
-    process = project.start()
-    speed, work = _follow(server, process)
-    outcomes = [transcript.outcome for transcript in project.transcripts()]
-    if process.returncode or any(outcome.status != "completed" for outcome in outcomes):
-        raise SystemExit(f"the run failed: {outcomes[:1]}\n{project.said.read_text()[-3000:]}")
+    speed, work = _follow(server, project.start(), project.said)
+    failed = [transcript.outcome for transcript in project.transcripts() if transcript.outcome.status != "completed"]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {options.dialogues} dialogues failed: {failed[0]}")
     return project, Side(tokens_per_second=speed, in_flight=in_flight(project), work=work)
 
 
 def _loop(server: Server, folder: Path, recorded: Project, name: str, clients: int) -> Side:
-    calls, said = folder / f"{name}.jsonl", folder / f"{name}.said"
+    calls, printed, said = (folder / f"{name}.{ending}" for ending in ("jsonl", "printed", "said"))
     write_calls(calls, calls_of_run(recorded, cache_salt=name))
     command = [sys.executable, "-m", "benchmarks.closed_loop", str(calls), server.url, str(clients)]
-    with said.open("wb") as stdout:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=stdout)
-        speed, work = _follow(server, process)
-    if process.returncode:
-        raise SystemExit("the closed loop failed: it says why above")
-    return Side(tokens_per_second=speed, in_flight=float(said.read_text()), work=work)
+    with printed.open("wb") as stdout, said.open("wb") as stderr:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr)
+        speed, work = _follow(server, process, said)
+    return Side(tokens_per_second=speed, in_flight=float(printed.read_text()), work=work)
 
 
-def _follow(server: Server, process: "subprocess.Popen[bytes]") -> tuple[float, Work]:
-    """Waits for the end of a process that asks the server; gives the tokens a second, and what the server did."""
+def _follow(server: Server, process: "subprocess.Popen[bytes]", said: Path) -> tuple[float, Work]:
+    """Waits for the end of a process that asks the server; gives the tokens a second, and what the server did.
+
+    Raises:
+        SystemExit: The process failed; its stderr is in `said`.
+    """
     before = Work.of(server.url)
     try:
         with Follow(server.url) as followed:
@@ -184,6 +185,8 @@ def _follow(server: Server, process: "subprocess.Popen[bytes]") -> tuple[float, 
     finally:
         process.kill()
         process.wait()
+    if process.returncode:
+        raise SystemExit(f"{process.args!r} ended with exit code {process.returncode}:\n{said.read_text()[-3000:]}")
     return pace(followed.looks), Work.of(server.url) - before
 
 
