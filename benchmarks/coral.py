@@ -76,6 +76,21 @@ def calls(number: int, shape: Shape, seed: int) -> Iterator[Call]:
         seen["extractor"] = asked
 
 
+def calls_left(number: int, shape: Shape, seed: int) -> list[Call]:
+    """What is left of a dialogue that one finds under way: a long one rather than a short one, anywhere in it."""
+    rng = Random(f"left/{seed}/{number}")
+    found = [list(calls(_FOUND * (number + 1) + each, shape, -seed)) for each in range(_FOUND)]
+    (script,) = rng.choices(found, [sum(call.output for call in each) for each in found])
+    (start,) = rng.choices(range(len(script)), [call.output for call in script])
+    for call in script[start:]:
+        call.view = (number, call.view[1])
+    return script[start:]
+
+
+_FOUND: Final = 8
+"""Dialogues among which one is found."""
+
+
 def _turns(rng: Random, shape: Shape) -> int:
     turns = 2
     while turns < shape.most_turns and rng.random() < shape.again():

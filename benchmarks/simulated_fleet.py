@@ -3,12 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
-from benchmarks.coral import Shape, calls
+from benchmarks.coral import Shape, calls, calls_left
 from benchmarks.fleet_policies import Policy
 from benchmarks.simulated_gpu import Hardware, SimulatedGpu
 from benchmarks.view_cache import Call
 from benchmarks.virtual_time import run
+
+EARLY: Final = 30
+"""Dialogues that begin in the first so many seconds are found under way: else all would end together, and the long ones,
+which most are that one finds under way, would be there only much later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +109,8 @@ class Fleet:
 
     async def _play(self, number: int) -> None:
         begun = self._loop.time()
-        for call in calls(number, self._setting.shape, self._setting.seed):
+        script = calls_left if begun < EARLY else calls
+        for call in script(number, self._setting.shape, self._setting.seed):
             call.order = begun
             if self._setting.call_cpu:
                 await self._orchestrate()
