@@ -16,6 +16,7 @@ shorter prompt to the longer, for of a turn's drafts, reviews and steps a transc
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from dataclasses import asdict, dataclass
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, computed_field
@@ -100,7 +101,7 @@ class CacheTally:
     def __init__(self, parts: PromptParts, *, block: int = 1) -> None:
         self._parts = parts
         self._block = block
-        self._uses: dict[tuple[str, str, str | None], CacheUse] = {}
+        self._sums: dict[tuple[str, str, str | None], _Sums] = {}
         self._run: dict[tuple[str, str | None], _Cache] = {}
 
     def add(self, transcript: Transcript) -> None:
@@ -110,39 +111,54 @@ class CacheTally:
         for asked in calls_by_turn(transcript):
             found = [(each, self._parts.last_of(each.call.prompt_sha256)) for each in asked]
             for each, prompt in sorted(found, key=lambda pair: pair[1].end if pair[1] else 0):
-                use = self._use(each)
-                use.calls += 1
+                sums = self._sums_of(each)
+                sums.calls += 1
                 if prompt is None:
-                    use.unknown += 1
+                    sums.unknown += 1
                 else:
                     prompts.append(prompt)
-                    self._count(use, each, prompt, alone)
+                    self._count(sums, each, prompt, alone)
         self._parts.let_go(prompts)
 
-    def _count(self, use: CacheUse, asked: AskedCall, prompt: PromptPart, alone: "dict[Player, _Cache]") -> None:
+    def _count(self, sums: "_Sums", asked: AskedCall, prompt: PromptPart, alone: "dict[Player, _Cache]") -> None:
         call, player = asked.call, (asked.call.model, asked.call.adapter)
         found = []
         for cache in (alone.setdefault(player, _Cache()), self._run.setdefault(player, _Cache())):
             found.append(self._tokens(call, prompt, cache.found(prompt)))
             cache.keep(prompt, asked.reply)
-        use.prompt_tokens += call.prompt_tokens
-        use.cached_tokens += call.cached_tokens
-        use.dialogue_tokens += found[0]
-        use.run_tokens += max(*found, call.cached_tokens)
+        sums.prompt_tokens += call.prompt_tokens
+        sums.cached_tokens += call.cached_tokens
+        sums.dialogue_tokens += found[0]
+        sums.run_tokens += max(*found, call.cached_tokens)
 
     def all(self) -> list[CacheUse]:
         """What was counted, in the order in which roles first called."""
-        return list(self._uses.values())
+        return [
+            CacheUse(role=role, model=model, adapter=adapter, **asdict(sums))
+            for (role, model, adapter), sums in self._sums.items()
+        ]
 
-    def _use(self, asked: AskedCall) -> CacheUse:
+    def _sums_of(self, asked: AskedCall) -> "_Sums":
         key = (asked.role, asked.call.model, asked.call.adapter)
-        if key not in self._uses:
-            self._uses[key] = CacheUse(role=key[0], model=key[1], adapter=key[2])
-        return self._uses[key]
+        if key not in self._sums:
+            self._sums[key] = _Sums()
+        return self._sums[key]
 
     def _tokens(self, call: Call, prompt: PromptPart, characters: int) -> int:
         tokens = call.prompt_tokens * characters // prompt.end if prompt.end else 0
         return tokens - tokens % self._block
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is counted up for a `CacheUse`, whose fields are dearer to change."""
+
+    calls: int = 0
+    unknown: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    dialogue_tokens: int = 0
+    run_tokens: int = 0
 
 
 class _Cache:
@@ -167,12 +183,14 @@ class _Cache:
     def keep(self, prompt: PromptPart, reply: str | None) -> None:
         """Remembers a prompt, and the reply to it."""
         for part in prompt.backwards():
-            if part.key not in self._parts:
-                above = part.parent.key if part.parent else None
-                siblings = self._branches.get(above) or deque(maxlen=SIBLINGS)
-                siblings.append((part.header, part.text))
-                _put(self._branches, above, siblings, REMEMBERED_BRANCHES)
+            known = part.key in self._parts
             _put(self._parts, part.key, None, REMEMBERED_PARTS)
+            if known:
+                break  # and all before it, for it was kept with them
+            above = part.parent.key if part.parent else None
+            siblings = self._branches.get(above) or deque(maxlen=SIBLINGS)
+            siblings.append((part.header, part.text))
+            _put(self._branches, above, siblings, REMEMBERED_BRANCHES)
         if reply is not None:
             _put(self._replies, prompt.key, text_key(reply), REMEMBERED_BRANCHES)
 

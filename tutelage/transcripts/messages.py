@@ -170,8 +170,12 @@ class PromptParts:
 
     def let_go(self, prompts: Iterable["PromptPart"]) -> None:
         """Lets go of a dialogue's prompts, by their last parts."""
+        gone = set[int]()
         for prompt in prompts:
             for part in prompt.backwards():
+                if part.key in gone:
+                    break
+                gone.add(part.key)
                 self._parts.let_go(part.key)
                 self._texts.let_go(part.text_key)
 
