@@ -11,7 +11,8 @@ from tutelage.serving.limit import CEILING, SILENT, STANDING, START, AdaptiveLim
 
 with pytest.MonkeyPatch.context() as patch:  # no part of the installed package, so found from the repository's root
     patch.syspath_prepend(Path(__file__).resolve().parents[2])
-    from benchmarks.limits import ClosedLoop, Hardware, Look, Outcome, Scenario, Workload, best, fixed, outcome, play
+    from benchmarks.counted_gpu import Hardware
+    from benchmarks.limits import ClosedLoop, Look, Outcome, Scenario, Workload, best, fixed, outcome, play
 
 LONG_REPLIES = Scenario(
     name="KV binds",
