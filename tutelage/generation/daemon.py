@@ -353,9 +353,10 @@ class Daemon:
     async def _end_servers(self, session: Session, casting: Casting, when: asyncio.Event) -> None:
         """Ends the servers that nobody plays by any more."""
         await when.wait()
-        if casting is self._standing.casting:  # otherwise the reload after it does so
-            wanted = casting.fleets.values()
-            await session.fleets.end([fleet for fleet in session.fleets.running() if fleet not in wanted])
+        async with self._reload_lock:  # one that is under way may be launching servers that nobody plays by yet
+            if casting is self._standing.casting:  # otherwise the reload after it does so
+                wanted = casting.fleets.values()
+                await session.fleets.end([fleet for fleet in session.fleets.running() if fleet not in wanted])
 
     async def _leave_casts(self) -> None:
         for task in (beside := list(self._beside)):
