@@ -88,7 +88,11 @@ def measure(folder: Path, *, dialogues: int, turns: float, latency: float) -> Fi
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     slow = Fault(kind="slow", delay=latency)  # without an engine's steps, which for so many take the endpoint minutes
     with SimulatedEndpoint(model=MODEL, faults=(slow,), keep_requests=0) as endpoint:
-        project = Project.write(folder / "project", endpoint.url, briefs=dialogues, concurrency=dialogues)
+        # As many places as dialogues, as many endpoints together have them: there are no more under way than places.
+        model = {"url": endpoint.url, "model": MODEL, "in_flight": dialogues}
+        project = Project.write(
+            folder / "project", endpoint.url, briefs=dialogues, concurrency=dialogues, models={"default": model}
+        )
         started = time.monotonic()
         process = project.start()
         idle = most_handles = most_requests = 0
