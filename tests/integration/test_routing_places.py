@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import orjson
 from aiohttp import web
 
-from tutelage.serving.endpoint_pool import EndpointPool
+from tutelage.serving.endpoint_pool import EndpointPool, RequestRecord
 from tutelage.serving.limit import AdaptiveLimit
 from tutelage.testing.endpoint_config import Latency
 from tutelage.testing.simulated_endpoint import SimulatedEndpoint
@@ -156,14 +156,22 @@ async def test_waiting_calls_that_are_cancelled_cost_no_place() -> None:
 
 
 async def test_a_place_that_was_given_to_a_call_which_is_cancelled_at_that_moment_goes_to_the_next() -> None:
-    async with gate() as server, EndpointPool(server.url, in_flight=1) as pool:
+    given: list[asyncio.Task[str]] = []
+
+    def told(record: RequestRecord) -> None:
+        """By now the place of the call that is told of has been given to the next, which has not run since."""
+        if given:
+            given.pop().cancel()
+
+    async with gate() as server, EndpointPool(server.url, in_flight=1, on_request=told) as pool:
         first, second, third = call(pool, "first"), call(pool, "second", order=1), call(pool, "third", order=2)
         await waiting(pool, 2)
-        first.cancel()  # gives its place back within the loop's next step, and the second is cancelled in the same
-        first.add_done_callback(lambda _: second.cancel())
+        given.append(second)
+        await server.answer("first")
         await server.answer("third")
-        await third
-        assert "second" not in server.came
+        await asyncio.gather(first, third)
+        assert second.cancelled()
+        assert server.came == ["first", "third"]
         assert pool.replicas()[0].in_flight == 0
 
 
