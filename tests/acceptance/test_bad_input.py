@@ -163,6 +163,8 @@ def echo(how: str, key: str) -> tuple[int, str, str, str | None]:
         return 401, "application/json", json.dumps({"error": {"message": f"not {key}"}}), None
     if how == "redirect":
         return 302, "text/plain", "", f"http://elsewhere/login?key={key}&quoted={quote(key, safe='')}"
+    if how == "models":
+        return 200, "application/json", json.dumps({"data": [{"id": key}]}), None
     return 500, "text/plain", f"who is {key}?", None
 
 
@@ -206,6 +208,7 @@ def echoing(request: pytest.FixtureRequest) -> Iterator[str]:
         ("html", 3, "a reply that is not JSON"),
         ("json", 2, "The API key was refused"),
         ("redirect", 2, "a redirect to 'http://elsewhere/login?key=***&quoted=***', which is not followed"),
+        ("models", 2, "does not serve 'simulated', but '***'"),
         ("failure", 3, "HTTP 500: who is ***?"),
     ],
     indirect=["echoing"],

@@ -17,6 +17,7 @@ from tutelage.serving.announcement import announced, settings_of
 from tutelage.serving.embedded import EmbeddedServer
 from tutelage.serving.endpoint_pool import EndpointPool, RequestRecord
 from tutelage.serving.fleet import Fleet, Fleets
+from tutelage.serving.redaction import without_key
 
 log = structlog.get_logger()
 
@@ -107,10 +108,12 @@ async def reach_model(
         EndpointRefused: One does not serve the model or an adapter, or wants another key.
     """
     model = config.models[name]
+    secret = None
     try:
+        secret = model.secret()
         pool = EndpointPool(
             model.url if servers is None else servers.urls,
-            api_key=model.secret(),
+            api_key=secret,
             timeout=model.timeout,
             patience=math.inf if endless else _patience(model),
             on_request=on_request,
@@ -118,12 +121,13 @@ async def reach_model(
         )
         await stack.enter_async_context(pool)
         if model.adapters:
-            await load_adapters(pool, model.adapters, model.secret())
+            await load_adapters(pool, model.adapters, secret)
         entries = await pool.check(model.name)
         for adapter in adapters:
             await pool.check(adapter)
     except (ConfigError, EndpointRefused, EndpointUnreachable) as error:
-        raise type(error)(f"models.{name}: {error}") from error
+        # Not `from error`: what a server has said may hold the key that it was sent.
+        raise type(error)(f"models.{name}: {without_key(str(error), secret)}") from None
     lengths = [entry.max_model_len for entry in entries if entry.max_model_len is not None]
     hashes = servers.adapters if servers else await asyncio.to_thread(_hashes, model.adapters)
     return Reached(
