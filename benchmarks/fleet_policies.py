@@ -21,7 +21,7 @@ from tutelage.serving.waiting_room import WaitingRoom
 Choice = Literal["random", "round_robin", "pinned"]
 
 CONCURRENCY: Final = 512
-"""Dialogues under way for each GPU, at most, under Tutelage: `concurrency:`, as one sets it who leaves it to the limits."""
+"""Dialogues under way for each GPU, at most: `concurrency:`, as one sets it who leaves it to the limits."""
 
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 
@@ -96,7 +96,8 @@ class Tutelage:
 
     Args:
         gpus: How many GPUs there are.
-        pinned: A limit for each that never moves, as `in_flight:` of a model sets it; None for one that adapts.
+        pinned: A limit for each that never moves, as `in_flight:` of a model sets it, with a `concurrency:` that fits it;
+            None for one that adapts.
     """
 
     def __init__(self, gpus: int, *, pinned: int | None = None) -> None:
@@ -106,7 +107,7 @@ class Tutelage:
         self._number = {replica: number for number, replica in enumerate(self._replicas)}
         self._routing = Routing(self._replicas)
         self._room = WaitingRoom(self._routing, lambda: False)
-        self._most = CONCURRENCY * gpus
+        self._most = gpus * (CONCURRENCY if pinned is None else math.ceil(SPARE * pinned))
         self._calls_each = 1.0
         self._dialogues = self._pace()
 
