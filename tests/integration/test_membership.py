@@ -244,3 +244,23 @@ async def test_a_loop_that_is_left_takes_the_watch_over() -> None:
         assert await asyncio.to_thread(elsewhere) == 0, "one for the whole pool"
         await pool.post(CHAT, BODY)
         assert watches() == 1
+
+
+def test_an_event_loop_that_stands_still_is_relieved_of_the_watch_and_can_be_closed() -> None:
+    with SimulatedEndpoint() as endpoint:
+        pool = EndpointPool(endpoint.url)
+
+        async def use() -> int:
+            await pool.post(CHAT, BODY)
+            return watches()
+
+        async def use_and_close() -> int:
+            async with pool:
+                return await use()
+
+        with asyncio.Runner() as still:
+            assert still.run(use()) == 1
+            with asyncio.Runner() as other:
+                assert other.run(use_and_close()) == 1
+            still.run(pool.aclose())
+            assert asyncio.all_tasks(still.get_loop()) == set()

@@ -11,6 +11,8 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: dict[tuple[str, Hashable], asyncio.Task[None]] = {}
+        self._left: list[asyncio.Task[None]] = []
+        """Tasks of event loops that stood still when another went on in their stead."""
 
     def keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, of: Hashable = None) -> bool:
         """Starts a task in this event loop, unless it is under way in one that runs.
@@ -25,6 +27,8 @@ class Background:
         """
         task, loop = self._tasks.get((name, of)), asyncio.get_running_loop()
         if task is None or task.done() or not task.get_loop().is_running():
+            if task is not None and not task.done():
+                self._left.append(task)
             # A context of its own: it works for all calls, not for the dialogue whose call came first.
             task = self._tasks[name, of] = loop.create_task(work(), name=name, context=Context())
         return task.get_loop() is loop
@@ -32,8 +36,9 @@ class Background:
     async def aclose(self) -> None:
         """Ends the tasks of this event loop, and forgets those that are done."""
         loop = asyncio.get_running_loop()
-        tasks = [task for task in self._tasks.values() if task.get_loop() is loop]
+        tasks = [task for task in [*self._tasks.values(), *self._left] if task.get_loop() is loop]
         for task in tasks:
             task.cancel()
         self._tasks = {kind: task for kind, task in self._tasks.items() if task not in tasks and not task.done()}
+        self._left = [task for task in self._left if task not in tasks and not task.get_loop().is_closed()]
         await asyncio.gather(*tasks, return_exceptions=True)
