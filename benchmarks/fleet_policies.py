@@ -128,7 +128,7 @@ class Tutelage:
 
     def done(self, call: Call, gpu: int, seconds: float) -> None:
         replica = self._replicas[gpu]
-        replica.limit.answered(seconds=seconds, tokens=call.output)
+        replica.limit.answered(seconds=seconds, tokens=call.output, known=call.known, cached=call.cached)
         replica.leave(trial=False)
         self._room.admit(replica)
 

@@ -243,6 +243,14 @@ def test_routing_finds_what_chance_does_not(sim: Any) -> None:
     assert ours.tokens_per_second > 1.2 * chance.tokens_per_second
 
 
+def test_the_limit_that_adapts_leaves_conversations_their_cache(sim: Any) -> None:
+    """Where it went by queue and KV usage alone, it filled the cache with what runs: half of these tokens."""
+    options = {"gpus": 2, "warm_up": 900, "seconds": 300, "call_cpu": 0.0}
+    adaptive = outcome(sim, sim.fleet_policies.Tutelage, **options)
+    known = outcome(sim, lambda gpus: sim.fleet_policies.Tutelage(gpus, pinned=75), **options)  # the best there is
+    assert adaptive.tokens_per_second > 0.85 * known.tokens_per_second
+
+
 def test_an_orchestrator_without_time_left_starves_gpus(sim: Any) -> None:
     """At 100 ms of CPU a call one process makes 10 calls a second, however many GPUs there are."""
     busy = outcome(sim, lambda gpus: sim.fleet_policies.Tutelage(gpus, pinned=50), call_cpu=0.1)

@@ -275,3 +275,49 @@ def test_a_proxy_that_holds_requests_back_is_found_out_by_replies() -> None:
     assert part_of_best(scenario, ours) >= 0.97
     assert ours.limit < 4 * 60
     assert limit.reason in ("latency", "rising")
+
+
+def answer(limit: AdaptiveLimit, prompts: int, *, forgotten: float = 0.0) -> None:
+    """Replies to prompts of which 400 tokens are known, and of which that part finds no more than a system prompt."""
+    for number in range(prompts):
+        cached = 32 if number % 20 < 20 * forgotten else 400
+        limit.answered(seconds=10, tokens=200, known=400, cached=cached)
+
+
+def test_conversations_that_find_their_beginnings_evicted_bring_it_down() -> None:
+    limit = AdaptiveLimit()
+    answer(limit, 64, forgotten=0.75)
+    assert looked(limit, load(running=32, kv_usage=0.6))[-1] < START
+    assert limit.reason == "prefixes"
+
+
+def test_it_goes_back_for_that_once_and_then_looks_what_became_of_it() -> None:
+    limit = AdaptiveLimit()
+    answer(limit, 64, forgotten=0.75)
+    (low,) = looked(limit, load(running=32, kv_usage=0.6))
+    answer(limit, 2 * START, forgotten=1)  # these had been evicted by then
+    assert set(looked(limit, *[load(running=low, kv_usage=0.6)] * 30)) == {low}
+    answer(limit, 4 * START)
+    limit.observe(load(running=low, kv_usage=0.6), in_flight=low, waiting=100, now=60)
+    assert limit.limit > low
+
+
+def test_it_stays_where_it_is_while_a_few_are_evicted() -> None:
+    limit = AdaptiveLimit()
+    answer(limit, 64, forgotten=0.75)
+    (low,) = looked(limit, load(running=32, kv_usage=0.6))
+    answer(limit, 6 * START, forgotten=0.15)
+    assert set(looked(limit, *[load(running=low, kv_usage=0.6)] * 30)) == {low}
+
+
+def test_where_little_of_the_cache_runs_evictions_are_not_for_the_limit_to_mend() -> None:
+    limit = AdaptiveLimit()
+    answer(limit, 64, forgotten=0.75)
+    assert looked(limit, load(running=32, kv_usage=0.05))[-1] >= START
+
+
+def test_an_endpoint_that_does_not_say_what_it_found_is_not_taken_for_one_that_forgets() -> None:
+    limit = AdaptiveLimit()
+    for _ in range(200):
+        limit.answered(seconds=10, tokens=200, known=400, cached=None)
+    assert looked(limit, load(running=32, kv_usage=0.6))[-1] >= START

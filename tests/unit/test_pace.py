@@ -53,9 +53,9 @@ def test_at_first_each_dialogue_is_taken_to_need_a_place_at_every_model(clock: l
 
 
 def test_dialogues_that_are_mostly_elsewhere_leave_room_for_more(clock: list[float]) -> None:
-    """A quarter of the dialogues has a call open at the large model: four times its places can be under way."""
-    pools: Any = {"large": StatedPool([StatedReplica(100, in_flight=50)])}
-    assert settled(Pace(pools), 200, clock) == pytest.approx(4 * 100 * SPARE, rel=0.02)
+    """Half of the dialogues have a call open at the large model: twice its places can be under way."""
+    pools: Any = {"large": StatedPool([StatedReplica(100, in_flight=100)])}
+    assert settled(Pace(pools), 200, clock) == pytest.approx(2 * 100 * SPARE, rel=0.02)
 
 
 def test_the_model_with_the_least_room_counts(clock: list[float]) -> None:
@@ -87,3 +87,9 @@ def test_between_two_looks_it_says_the_same(clock: list[float]) -> None:
     assert measured.dialogues(0) == first
     clock[0] += 1
     assert measured.dialogues(0) != first
+
+
+def test_dialogues_that_wait_for_this_process_bring_no_more(clock: list[float]) -> None:
+    """Where endpoints answer at once, calls are hardly ever open: more dialogues would only wait for the CPU."""
+    pools: Any = {"large": StatedPool([StatedReplica(100, in_flight=1)])}
+    assert settled(Pace(pools), 200, clock) == pytest.approx(2 * 100 * SPARE, rel=0.02)

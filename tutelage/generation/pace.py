@@ -17,6 +17,9 @@ SPARE: Final = 1.125
 """Calls that there are for each place: some wait here, so that a place that is free is taken at once."""
 FEWEST: Final = 8
 """Dialogues that are under way in any case."""
+LEAST_CALLS: Final = 0.5
+"""Calls that a dialogue has open at all models together, at least. Where it has fewer, it waits for this process and not
+for endpoints, and more dialogues would only wait with it."""
 HALF_LIFE: Final = 1.0
 """Seconds after which what was measured counts half."""
 EVERY: Final = 0.05
@@ -47,15 +50,26 @@ class Pace:
         elapsed = now - self._looked_at
         if elapsed >= EVERY:
             self._looked_at = now
-            weight = 1 - 0.5 ** (min(elapsed, HALF_LIFE) / HALF_LIFE)
-            most = [self._most(name, pool, under_way, weight) for name, pool in self._pools.items()]
-            self._dialogues = max(FEWEST, min(most)) if most else None
+            self._measure(under_way, 1 - 0.5 ** (min(elapsed, HALF_LIFE) / HALF_LIFE))
+            self._dialogues = self._most()
         return self._dialogues
 
-    def _most(self, name: str, pool: EndpointPool, under_way: int, weight: float) -> int:
-        replicas = pool.replicas()
-        if under_way:
+    def _measure(self, under_way: int, weight: float) -> None:
+        if not under_way:
+            return
+        for name, pool in self._pools.items():
+            replicas = pool.replicas()
             calls = sum(replica.in_flight for replica in replicas) + max(each.waiting_for_place for each in replicas)
             self._calls_each[name] += weight * (calls / under_way - self._calls_each[name])
-        places = sum(replica.limit for replica in replicas if replica.state == "closed")
-        return math.ceil(SPARE * places / max(self._calls_each[name], 1e-3))
+
+    def _most(self) -> int | None:
+        few = max(1.0, LEAST_CALLS / max(sum(self._calls_each.values()), 1e-3))
+        most = [
+            math.ceil(SPARE * _places(pool) / max(few * self._calls_each[name], 1e-3))
+            for name, pool in self._pools.items()
+        ]
+        return max(FEWEST, min(most)) if most else None
+
+
+def _places(pool: EndpointPool) -> int:
+    return sum(replica.limit for replica in pool.replicas() if replica.state == "closed")

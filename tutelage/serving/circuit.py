@@ -19,8 +19,8 @@ CircuitState = Literal["closed", "open", "half_open"]
 MISSES: Final = 3
 """So many requests without an answer, and none answered meanwhile, open a circuit."""
 FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 15.0
-"""Seconds before each probe: about 1, 2, 4, 8, then 15."""
+LONGEST_PAUSE: Final = 5.0
+"""Seconds before each probe: about 1, 2, 4, then 5."""
 MOST_TRIALS: Final = 64
 """How many requests a half-open circuit lets through at most: 1 at once, 2 after a second, 4 after two. A reply may take
 a minute, and thousands of calls should not wait for the first alone."""

@@ -26,7 +26,7 @@ from tutelage.serving.limit import AdaptiveLimit
 from tutelage.serving.load_watch import LoadWatch
 from tutelage.serving.membership import Membership
 from tutelage.serving.replica import Fault, Replica, ReplicaState
-from tutelage.serving.request import Request, RequestRecord, completion_tokens, unreachable
+from tutelage.serving.request import Request, RequestRecord, Spent, spent, unreachable
 from tutelage.serving.retrying import Retrying
 from tutelage.serving.routing import Routing
 from tutelage.serving.served_models import ServedModel, entries_of, models_of
@@ -38,6 +38,9 @@ PROBE_SECONDS: Final = 30.0
 """How long a probe and `models` wait: whoever starts a run with a wrong URL should hear of it soon."""
 IDLE_SECONDS: Final = 60.0
 """How long nothing may come in a stream that has begun. A request that vLLM preempts is not computed for a while."""
+
+
+_NOTHING: Final = Spent()
 
 
 @dataclass(slots=True)
@@ -240,7 +243,7 @@ class EndpointPool:
             raise
         finally:
             events.close()
-            self._leave(visit, request, ended, tokens=events.tokens)
+            self._leave(visit, request, ended, events.spent)
 
     async def models(self) -> tuple[ServedModel, ...]:
         """What each replica serves; those that do not answer are left out.
@@ -335,7 +338,7 @@ class EndpointPool:
         if request.is_stream:
             self._go_on(visit)
         else:
-            self._leave(visit, request, None, tokens=completion_tokens(reply) or 0)
+            self._leave(visit, request, None, spent(reply) or _NOTHING)
         return reply, visit
 
     def _go_on(self, visit: _Visit) -> None:
@@ -344,12 +347,14 @@ class EndpointPool:
             visit.replica.circuit.leave()
         visit.trial, visit.failures, visit.answered = False, visit.replica.failures, visit.replica.answered
 
-    def _leave(self, visit: _Visit, request: Request, error: BaseException | None, *, tokens: int = 0) -> None:
+    def _leave(self, visit: _Visit, request: Request, error: BaseException | None, spent: Spent = _NOTHING) -> None:
         """A request has ended: what it says of its replica is noted, and its place is free."""
         replica, seconds = visit.replica, time.monotonic() - visit.began
         replica.leave(trial=visit.trial)
         if error is None:
-            replica.limit.answered(seconds=seconds, tokens=tokens)
+            replica.limit.answered(
+                seconds=seconds, tokens=spent.completion, known=int(request.known * spent.prompt), cached=spent.cached
+            )
         elif isinstance(error, Fault):
             request.add(error, replica)
             self._health.book(error, replica, visit.failures, visit.answered, trial=visit.trial)

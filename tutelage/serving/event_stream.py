@@ -7,7 +7,7 @@ from typing import Any, Final
 import aiohttp
 
 from tutelage.serving.replica import Fault
-from tutelage.serving.request import completion_tokens
+from tutelage.serving.request import Spent, spent
 
 DONE: Final = b"[DONE]"
 """What the last event says."""
@@ -33,8 +33,8 @@ class EventStream:
         fault: Callable[[aiohttp.ClientError | OSError], Fault],
         idle: float,
     ) -> None:
-        self.tokens = 0
-        """Of the completion, so far: what the reply says of its usage, or else one for each chunk."""
+        self.spent = Spent()
+        """So far: what the reply says of its usage, or else a token of the completion for each chunk."""
         self._response = response
         self._read = read
         self._fault = fault
@@ -103,8 +103,7 @@ class EventStream:
             self._response.close()  # the reply is whole; only its connection cannot be used again
 
     def _count(self, chunk: dict[str, Any]) -> None:
-        told = completion_tokens(chunk)
-        self.tokens = self.tokens + bool(chunk.get("choices")) if told is None else told
+        self.spent = spent(chunk) or Spent(self.spent.completion + bool(chunk.get("choices")))
 
 
 class _Events:

@@ -110,10 +110,13 @@ class Exchange:
             return None
 
     def _request(self, request: Request, replica: Replica) -> Any:
+        body = request.body() if callable(request.body) else request.body
+        if body and request.key is not None:
+            request.known = replica.prompts.share(request.key, body)
         return self._session().request(
             request.method,
             replica.address(request.path),
-            data=request.body() if callable(request.body) else request.body,
+            data=body,
             headers=request.headers(replica),
             timeout=request.timeout,
             allow_redirects=False,

@@ -12,6 +12,9 @@ and Decrease Algorithms for Congestion Avoidance", 1989) after a slow start (Jac
     KV cache    Running requests take more blocks with each token. So the limit goes back before all are taken, and grows
                 by the room that was left at the peak, not at one look.
     preemption  The cache was too full already.
+    prefixes    What runs leaves no room for what is kept, and conversations come back to a cache that has forgotten them
+                (`prefix_witness`): the working set of Denning, "The Working Set Model for Program Behavior" (1968). Fewer
+                in flight make more tokens then, long before anything is preempted.
 
 The second witness is what replies take. It alone decides (`knee`) where an endpoint says nothing of itself, and where its
 engine has far fewer requests than are open here: then something in front of it holds them back.
@@ -24,8 +27,9 @@ from typing import Final, Literal
 
 from tutelage.serving.engine_load import EngineLoad
 from tutelage.serving.knee import KneeSearch, Replies, Throughput
+from tutelage.serving.prefix_witness import PrefixWitness
 
-Reason = Literal["pinned", "rising", "steady", "queue", "kv_cache", "preemption", "latency"]
+Reason = Literal["pinned", "rising", "steady", "queue", "kv_cache", "preemption", "prefixes", "latency"]
 
 CEILING: Final = 1024
 """vLLM runs 1,024 sequences at once where nobody says otherwise, on smaller GPUs 256."""
@@ -45,6 +49,17 @@ KV_FULL: Final = 0.95
 """from which on it goes back,"""
 KV_AIM: Final = 0.92
 """and at which that aims. The rest is for what running requests take until one of them ends."""
+FORGOTTEN_MUCH: Final = 0.2
+"""The part of known beginnings that is evicted from which on the limit goes back,"""
+FORGOTTEN_CUT: Final = 0.3
+"""by this part of it,"""
+FORGOTTEN_SOME: Final = 0.12
+"""and up to which it grows, once it has gone back for that."""
+FORGOTTEN_KV: Final = 0.15
+"""The KV usage below which it is not what runs here that drives them out."""
+CYCLE: Final = 2.5
+"""Prompts for each request in flight until a change has come round to all conversations: what they find was decided when
+their last turn ended."""
 STANDING: Final = 3
 """So many looks in a row make a state of a glimpse."""
 HANDFUL: Final = 8
@@ -96,6 +111,9 @@ class AdaptiveLimit:
         self._reply_seconds = 1.0
         self._reply_tokens = 100.0
         self._replies = Replies()
+        self._prefixes = PrefixWitness()
+        self._has_forgotten = False
+        """Whether it has gone back for that: since then it grows only where nearly all is found."""
         self._search: KneeSearch | None = None
 
     @property
@@ -108,13 +126,17 @@ class AdaptiveLimit:
         """What holds it where it is: `rising` while nothing does, `steady` where it does not bind or is at its ceiling."""
         return self._reason
 
-    def answered(self, *, seconds: float, tokens: int) -> None:
+    def answered(self, *, seconds: float, tokens: int, known: int = 0, cached: int | None = None) -> None:
         """A whole reply has come.
 
         Args:
             seconds: Since its request was sent.
             tokens: Of its completion.
+            known: Tokens at the front of its prompt that an earlier one of its conversation had here, too.
+            cached: Tokens of the prompt that were found in the prefix cache; None where the endpoint does not say.
         """
+        if known and cached is not None and self._pinned is None:
+            self._prefixes.answered(known=known, cached=cached)
         self._replies.add(seconds, tokens)
         self._reply_seconds += (seconds - self._reply_seconds) * MEMORY
         self._reply_tokens += (tokens - self._reply_tokens) * MEMORY
@@ -162,6 +184,8 @@ class AdaptiveLimit:
             self._go_back(_part(load, load.running + self._may_wait(load)) * in_flight, "queue", now)
         elif self._missing:
             return  # its word is not about what is open here
+        elif forgotten := self._forgotten(usage, in_flight):
+            self._go_back((1 - FORGOTTEN_CUT * forgotten) * self._limit, "prefixes", now)
         elif not binds:
             self._reason = "steady"
         elif self._is_starting:
@@ -179,8 +203,26 @@ class AdaptiveLimit:
         self._replies.windows = self._search.windows
         self._reason = "rising" if self._search.is_rising else "latency"
 
+    def _forgotten(self, usage: float, in_flight: int) -> float:
+        """The part of their beginnings that conversations find evicted, if fewer at once would be faster; else 0."""
+        forgotten = self._prefixes.share(in_flight)
+        if forgotten is None or forgotten < FORGOTTEN_MUCH or usage < FORGOTTEN_KV:
+            return 0.0
+        self._has_forgotten = True
+        self._prefixes.begin(CYCLE * in_flight)
+        return forgotten
+
+    def _finds_again(self) -> bool:
+        forgotten = self._prefixes.share(self._limit)
+        if forgotten is None:
+            return False
+        self._prefixes.begin(CYCLE * self._limit)
+        return forgotten <= FORGOTTEN_SOME
+
     def _start_again(self) -> None:
         """The engine was restarted: what comes to it at once is young, and will take more of its cache."""
+        self._prefixes.begin(CYCLE * self._limit)
+        self._has_forgotten = False
         self._limit = max(min(START, self._limit), self._limit // 2)
         self._is_starting = True
         self._peak = 0.0
@@ -206,6 +248,8 @@ class AdaptiveLimit:
         room = (1 + KV_ROOM / self._peak) / 2 if self._peak else SLOW_RISE
         if min(look.waiting for look in self._looks):
             self._reason = "queue"
+        elif self._has_forgotten and not self._finds_again():
+            self._reason = "prefixes"
         elif room <= 1:
             self._reason = "kv_cache"
         else:

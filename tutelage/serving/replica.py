@@ -12,6 +12,7 @@ from yarl import URL
 from tutelage.serving.circuit import Circuit, CircuitState
 from tutelage.serving.engine_load import EngineLoad
 from tutelage.serving.limit import AdaptiveLimit
+from tutelage.serving.prompt_memory import PromptMemory
 
 AVOID_SECONDS: Final = 5.0
 """How long a replica that failed is tried only after the others."""
@@ -72,7 +73,7 @@ class ReplicaState:
     limit: int = 0
     """How many requests may be open at it at once."""
     limited_by: str = ""
-    """What its limit follows: `pinned`, `rising`, `steady`, `queue`, `kv_cache`, `preemption`, `latency`."""
+    """What its limit follows: `pinned`, `rising`, `steady`, `queue`, `kv_cache`, `preemption`, `prefixes`, `latency`."""
     load: EngineLoad | None = None
     """What it said of its load last; None where it says nothing."""
     waiting_for_place: int = 0
@@ -105,6 +106,8 @@ class Replica:
     """What went wrong last, in the endpoint's words: for the user, and not for logs."""
     limit: AdaptiveLimit = field(default_factory=AdaptiveLimit)
     """How many requests may be open at it at once."""
+    prompts: PromptMemory = field(default_factory=PromptMemory)
+    """What its conversations sent it last."""
     bound: int = 0
     """And so many beside the load of the others: routing sets it."""
     load: EngineLoad | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -42,6 +42,8 @@ class Request:
     """And what went wrong last."""
     waited: float = 0.0
     """Seconds that it waited for a replica."""
+    known: float = 0.0
+    """The part of its prompt that the replica which it was sent to had of its key before."""
     status: int = 0
     """Of the last reply, if there was one."""
     on_trial: bool = False
@@ -105,8 +107,20 @@ def unreachable(
     )
 
 
-def completion_tokens(reply: dict[str, Any]) -> int | None:
-    """What a reply, or a chunk of one, says of its length."""
+class Spent(NamedTuple):
+    """The tokens of a call, as far as the endpoint says."""
+
+    completion: int = 0
+    prompt: int = 0
+    cached: int | None = None
+    """Prompt tokens that were found in the prefix cache; None where it does not say."""
+
+
+def spent(reply: dict[str, Any]) -> Spent | None:
+    """What a reply, or a chunk of one, says of its tokens; None if nothing."""
     usage = reply.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else None
+    if not isinstance(usage, dict) or not isinstance(completion := usage.get("completion_tokens"), int):
+        return None
+    prompt, details = usage.get("prompt_tokens"), usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Spent(completion, prompt if isinstance(prompt, int) else 0, cached if isinstance(cached, int) else None)
