@@ -47,10 +47,7 @@ def generate(config: Path, *, out: Annotated[Path | None, OUT] = None, verbose: 
     from tutelage.telemetry.logs import configure_logs
 
     configure_logs(verbose=verbose)
-    # A polite kill is a Ctrl-C: what is finished is on disk, and the embedded model's server is ended with us. A shell that
-    # puts us in the background has SIGINT ignored, and with it SIGTERM would be: so it is not.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    _end_politely()
     summary = run(config, out=out, progress=True)
     print(summary)
     return summary.exit_code
@@ -372,6 +369,7 @@ def estimate(
     speed: float | None = None,
     gpus: int | None = None,
     out: Annotated[Path | None, OUT] = None,
+    keep: Path | None = None,
     json: bool = False,
 ) -> int:
     """Plays a few dialogues, and says what the whole run will cost: calls, tokens, time, GPU hours.
@@ -388,6 +386,8 @@ def estimate(
         How many GPUs serve the models; what `serve:` says, or one for each endpoint, if not given.
     out
         The run's folder, of which what is made already is left out; runs/NAME if not given.
+    keep
+        A folder to keep the sample in, as a run's; it is thrown away if not given.
     json
         Print JSON.
     """
@@ -395,9 +395,10 @@ def estimate(
     from tutelage.telemetry.logs import configure_logs
 
     configure_logs()
-    estimated = estimate_run(config, sample=sample, speed=speed, gpus=gpus, out=out, progress=True)
+    _end_politely()
+    estimated = estimate_run(config, sample=sample, speed=speed, gpus=gpus, out=out, keep=keep, progress=True)
     print(estimated.model_dump_json(indent=2) if json else render(estimated))
-    return 0
+    return estimated.exit_code
 
 
 @app.command
@@ -415,6 +416,7 @@ def play(config: Path, brief: str | None = None) -> int:
     from tutelage.telemetry.logs import configure_logs
 
     configure_logs()
+    _end_politely()
     return play_one(config, brief)
 
 
@@ -449,6 +451,13 @@ def _client(run: str) -> "ControlClient":
     from tutelage.generation.run_folder import find_run
 
     return ControlClient(find_run(run))
+
+
+def _end_politely() -> None:
+    # A polite kill is a Ctrl-C: what is finished is on disk, and servers of ours are ended with us. A shell that puts us in
+    # the background has SIGINT ignored, and with it SIGTERM would be: so it is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _as_interrupt)
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from tutelage.config import Config, ModelConfig, RoleConfig
 from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.errors import ConfigError
+from tutelage.generation.demands import check_room, check_shapes
 from tutelage.generation.endpoints import (
     EMBEDDED_SLOTS,
     OnRequest,
@@ -112,6 +113,8 @@ async def cast_of(
                     fleets = await stack.enter_async_context(Fleets(config.folder, logs or config.folder / "logs"))
                 reached = await _reach_all(config, graph, fleets, stack, endless, on_request)
             players = _players(config, graph, reached)
+        for name, each in reached.items():
+            check_room(name, config, graph, each.max_model_len)
         longest = min((each.max_model_len for each in reached.values() if each.max_model_len), default=limits.tokens)
         if longest < limits.tokens:
             log.info("token_limit_lowered", limit=limits.tokens, max_model_len=longest)
@@ -141,7 +144,7 @@ async def _reach_all(
     before = fleets.running()
     try:
         servers = await launch_servers(config, names, fleets)
-        return {
+        reached: dict[str | None, Reached] = {
             name: await reach_model(
                 name,
                 config,
@@ -153,6 +156,9 @@ async def _reach_all(
             )
             for name in names
         }
+        for name in names:
+            await check_shapes(name, config, graph, reached[name].owners)
+        return reached
     except BaseException:
         await fleets.end([fleet for fleet in fleets.running() if fleet not in before])
         raise

@@ -16,16 +16,17 @@ from typing import Any, Final
 from langgraph.graph import StateGraph
 
 from tutelage.briefs.sources import BriefIndex, read_briefs
-from tutelage.config import Config, RoleConfig, load_config
+from tutelage.config import Config, load_config
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.nodes import Draft, Speak
 from tutelage.dialogue.prompt import Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.turn import Attempt, Call, Issue, Review, Turn, Verdict
+from tutelage.dialogue.turn import Attempt, Call, Issue, Review, Turn
 from tutelage.dialogue.view import check_prompts, judge_prompt, speaker_prompt
 from tutelage.errors import BriefError, ConfigError, GraphError, PromptError, RunFolderError, UserError
 from tutelage.generation.casting import prompt_library
+from tutelage.generation.demands import parts_of
 from tutelage.generation.findings import Finding, Level, Notes, render
 from tutelage.generation.model_examination import examine_embedded, examine_models
 from tutelage.generation.probing import Part
@@ -121,22 +122,15 @@ class _Subject:
         if self.graph is None:
             return []
         prompts = prompt_library(self.config, self.graph)
+        agents = {agent.role: agent for agent in self.agents}
         return [
-            self._part(agent, prompts)
-            for agent in {agent.role: agent for agent in self.agents}.values()
-            if self.model_of(agent.role) == model
+            replace(
+                part,
+                candidates=self.candidates().get(part.role, 1),
+                prompt=max(self._first_prompts(agents[part.role], prompts), key=_length, default=None),
+            )
+            for part in parts_of(self.config, self.graph, model)
         ]
-
-    def _part(self, agent: Agent, prompts: PromptLibrary) -> Part:
-        role = self.config.roles.get(agent.role, RoleConfig())
-        return Part(
-            role=agent.role,
-            adapter=role.adapter,
-            sampling={**agent.sampling, **role.sampling()},
-            shape=agent.reply or (Verdict if agent.task else None),
-            candidates=self.candidates().get(agent.role, 1),
-            prompt=max(self._first_prompts(agent, prompts), key=_length, default=None),
-        )
 
     def _first_prompts(self, agent: Agent, prompts: PromptLibrary) -> Iterator[Prompt]:
         for brief in self.sample:
@@ -232,7 +226,7 @@ def _midst(brief: Brief, agent: Agent) -> Dialogue:
 
 def _templates(agents: Sequence[Agent]) -> list[str]:
     named = chain.from_iterable((agent.template, agent.task or "revision") for agent in agents)
-    return list(dict.fromkeys([*named, "repair"]))
+    return list(dict.fromkeys([*named, "repair", "summary"]))
 
 
 def _overrides(prompts: PromptLibrary, name: str) -> str | None:

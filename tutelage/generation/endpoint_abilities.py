@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tutelage.dialogue.shapes import Grammar, Matching, OneOf, Shape, request_options
 from tutelage.errors import CallError
-from tutelage.generation.findings import Notes
-from tutelage.generation.probing import Part, Probe
+from tutelage.generation.findings import Level, Notes
+from tutelage.generation.probing import Part, Probe, Wanted
 from tutelage.serving.engine_load import parse_load
 from tutelage.serving.served_models import ServedModel
 
@@ -63,6 +63,21 @@ async def examine_abilities(
     await abilities.tells_its_load()
     await abilities.loads_adapters(served)
     return version
+
+
+async def ignored_shapes(url: str, wanted: Wanted) -> list[str]:
+    """What an endpoint does not do of the shapes that roles need, in the words of a finding; empty if it does all.
+
+    One call for each kind of shape, up to three where a reply misses it.
+    """
+    notes = Notes(url, secret=wanted.secret)
+    parts = [part for part in wanted.parts if part.shape is not None]
+    async with Probe(url, wanted) as probe:
+        abilities = _Abilities(notes, probe, parts, None)
+        if any(isinstance(part.shape, type) for part in parts):
+            await abilities.follows_schemas()
+        await abilities.follows_texts()
+    return [finding.text for finding in notes if finding.level is Level.PROBLEM]
 
 
 async def examine_health(notes: Notes, probe: Probe) -> None:

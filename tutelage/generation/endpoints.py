@@ -50,6 +50,8 @@ class Reached:
     """Of the adapters whose weights are known, the hash, by name."""
     fleet: Fleet | None = None
     """Its servers, where this process has launched them."""
+    owners: Mapping[str, str | None] = field(default_factory=dict)
+    """By endpoint, what it calls whoever owns the model: the name of its engine, mostly."""
 
 
 async def launch_servers(config: Config, names: Iterable[str], fleets: Fleets) -> dict[str, Servers]:
@@ -136,6 +138,7 @@ async def reach_model(
         max_model_len=min(lengths, default=None),
         adapters=hashes,
         fleet=servers.fleet if servers else None,
+        owners={entry.endpoint: entry.owner for entry in entries},
     )
 
 
@@ -147,7 +150,7 @@ async def start_embedded(stack: AsyncExitStack, logs: Path | None, on_request: O
     """
     server = EmbeddedServer(slots=EMBEDDED_SLOTS, log=_log_file(logs))
     await stack.enter_async_context(server)
-    pool = await stack.enter_async_context(EndpointPool(server.url, on_request=on_request))
+    pool = await stack.enter_async_context(EndpointPool(server.url, on_request=on_request, in_flight=EMBEDDED_SLOTS))
     return Reached(model=server.model, pool=pool, max_model_len=server.context)
 
 

@@ -29,6 +29,8 @@ class ServedModel:
     """Tokens of prompt and completion together; None where the endpoint does not say, as vLLM for adapters."""
     parent: str | None
     """The base model's name, for an adapter."""
+    owner: str | None = None
+    """What the endpoint calls whoever owns it: `vllm`, `llamacpp`."""
 
 
 async def models_of(replica: Replica, exchange: Exchange, within: aiohttp.ClientTimeout) -> list[ServedModel]:
@@ -98,4 +100,10 @@ def entries_of(model: str, served: Iterable[ServedModel]) -> tuple[ServedModel, 
 def _served(entry: dict[str, Any], endpoint: str) -> ServedModel:
     # llama.cpp gives the context of one slot as `meta.n_ctx`.
     context = entry.get("max_model_len") or (entry.get("meta") or {}).get("n_ctx")
-    return ServedModel(name=entry["id"], endpoint=endpoint, max_model_len=context, parent=entry.get("parent"))
+    return ServedModel(
+        name=entry["id"],
+        endpoint=endpoint,
+        max_model_len=context,
+        parent=entry.get("parent"),
+        owner=entry.get("owned_by"),
+    )
