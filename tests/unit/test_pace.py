@@ -1,11 +1,11 @@
 """How many dialogues are kept under way, by what the endpoints can take."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tutelage.generation import pace
 from tutelage.generation.pace import FEWEST, SPARE, Pace
 
 
@@ -32,7 +32,7 @@ class StatedPool:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tutelage.generation.pace.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
