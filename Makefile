@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MADE   := $(VENV)/made-from-constraints
 
-.PHONY: help demo test test-vllm test-trainers check bench torture soak clean
+.PHONY: help demo test test-vllm test-trainers check bench bench-serving torture soak clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -39,6 +39,12 @@ bench: $(MADE)  ## CPU per model call and turns per second beside a bare loop an
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.checkpoint_bytes
+
+bench-serving: $(MADE)  ## How full a run keeps vLLM, what it finds in the prefix cache, the loss of a replica (about 30 min)
+	tests/real/environment.sh vllm
+	$(BIN)/python -m benchmarks.saturation
+	$(BIN)/python -m benchmarks.cached_share --real
+	$(BIN)/python -m benchmarks.replica_loss
 
 torture: $(MADE)  ## Kill a run a hundred times, and show that nothing is lost, doubled or made again without need (about 5 min)
 	$(BIN)/python -m benchmarks.torture
