@@ -109,6 +109,8 @@ class Tutelage:
         self._room = WaitingRoom(self._routing, lambda: False)
         self._most = gpus * (CONCURRENCY if pinned is None else math.ceil(SPARE * pinned))
         self._calls_each = 1.0
+        self._last_at: dict[tuple[int, str], int] = {}
+        """By view, the GPU that answered it last."""
         self._dialogues = self._pace()
 
     def dialogues(self, under_way: int) -> int:
@@ -128,7 +130,9 @@ class Tutelage:
 
     def done(self, call: Call, gpu: int, seconds: float) -> None:
         replica = self._replicas[gpu]
-        replica.limit.answered(seconds=seconds, tokens=call.output, known=call.known, cached=call.cached)
+        known = call.known if self._last_at.get(call.view) == gpu else 0  # as `PromptMemory` has it, for each replica
+        self._last_at[call.view] = gpu
+        replica.limit.answered(seconds=seconds, tokens=call.output, known=known, cached=call.cached)
         replica.leave(trial=False)
         self._room.admit(replica)
 
