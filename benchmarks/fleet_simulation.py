@@ -178,8 +178,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.fleet_simulation", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64])
-    parser.add_argument("--warm-up", type=int, default=120, metavar="SECONDS", help="simulated, before anything counts")
-    parser.add_argument("--seconds", type=int, default=120, help="simulated, that count")
+    parser.add_argument("--warm-up", type=int, default=900, metavar="SECONDS", help="simulated, before anything counts")
+    parser.add_argument("--seconds", type=int, default=300, help="simulated, that count")
     parser.add_argument(
         "--call-cpu", type=float, default=1.0, metavar="MS", help="of the orchestrator's core, of each call"
     )

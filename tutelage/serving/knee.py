@@ -120,8 +120,10 @@ class KneeSearch:
         if self._trial == "more":
             self._step = FINE_STEP
             return self._try("less", self._limit, self._best)
-        if gain < NO_LOSS:
+        if gain < NO_LOSS and limit > 1:
             return self._try("less", limit, measured)
+        if gain < NO_LOSS:
+            self._limit = limit  # there is nothing less to try
         self._trial, self._rest, self._is_settling = None, REST, True
         return self._limit
 
