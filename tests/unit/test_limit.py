@@ -268,6 +268,25 @@ def test_without_metrics_replies_alone_lead_to_a_full_batch(batch: int, dialogue
     assert limit.reason == "latency"
 
 
+def test_a_server_that_answered_one_at_a_time_is_tried_with_more_once_it_is_faster() -> None:
+    limit, open_replies = AdaptiveLimit(), 0.0
+
+    def serve(looks: int, *, one_at_a_time: bool) -> None:
+        nonlocal open_replies
+        for now in range(looks):
+            seconds = float(limit.limit) if one_at_a_time else 1.0
+            open_replies += limit.limit / seconds
+            while open_replies >= 1:
+                open_replies -= 1
+                limit.answered(seconds=seconds, tokens=100)
+            limit.observe(None, in_flight=limit.limit, waiting=1000, now=float(now))
+
+    serve(20_000, one_at_a_time=True)
+    assert limit.limit <= 2
+    serve(20_000, one_at_a_time=False)
+    assert limit.limit > 500
+
+
 def test_a_proxy_that_holds_requests_back_is_found_out_by_replies() -> None:
     """The engine behind it says all the time that it has room."""
     scenario = Scenario(name="proxy", lets_through=60, workload=Workload(dialogues=1500), warm_up=300, seconds=1200)
