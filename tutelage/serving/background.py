@@ -29,6 +29,8 @@ class Background:
         if task is None or task.done() or not task.get_loop().is_running():
             if task is not None and not task.done():
                 self._left.append(task)
+            # What is done was for one that may be gone for good, as replicas whose addresses come and go are.
+            self._tasks = {kind: task for kind, task in self._tasks.items() if not task.done()}
             # A context of its own: it works for all calls, not for the dialogue whose call came first.
             task = self._tasks[name, of] = loop.create_task(work(), name=name, context=Context())
         return task.get_loop() is loop
