@@ -1,19 +1,22 @@
 """A cast at endpoints that run already: adapters loaded into them, isolation, priorities, limits."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
-from tutelage.config import load_config
+from tutelage.config import Config, load_config
 from tutelage.dialogue.cast import Player
-from tutelage.errors import ConfigError, ModelNotServed
+from tutelage.errors import ConfigError, EndpointUnreachable, ModelNotServed
 from tutelage.generation.casting import cast_of, prompt_library
 from tutelage.generation.registry import load_graph
 from tutelage.serving.adapters import adapter_sha256
 from tutelage.serving.chat_vllm import ChatVLLM
+from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.testing import SimulatedEndpoint
 
 
@@ -32,8 +35,8 @@ def adapter(folder: Path, name: str) -> Path:
     return folder / name
 
 
-async def players(url: list[str], roles: dict[str, Any], **model: Any) -> dict[str, Player]:
-    config = load_config(
+def _config(url: list[str], roles: dict[str, Any], **model: Any) -> Config:
+    return load_config(
         {
             "run": "r",
             "models": {"m": {"url": url, "model": "m", **model}},
@@ -41,6 +44,16 @@ async def players(url: list[str], roles: dict[str, Any], **model: Any) -> dict[s
             "briefs": [{"from": "briefs.jsonl"}],
         }
     )
+
+
+async def lost(pool: EndpointPool) -> None:
+    async with asyncio.timeout(20):
+        while pool.replicas()[0].state != "open":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def players(url: list[str], roles: dict[str, Any], **model: Any) -> dict[str, Player]:
+    config = _config(url, roles, **model)
     graph = load_graph("lesson", config.folder)
     async with cast_of(config, graph, prompt_library(config, graph)) as casting:
         for role in ("tutor", "student"):
@@ -58,6 +71,40 @@ async def test_adapters_are_loaded_into_the_servers_that_lack_them(
         assert played[role].adapter_sha256 == (adapter_sha256(tmp_path / name) if name else None)
     again = await players([endpoint.url for endpoint in endpoints], roles, adapters=adapters)
     assert again["tutor"].adapter_sha256 == played["tutor"].adapter_sha256, "what is loaded is not loaded again"
+
+
+async def test_a_server_that_was_started_again_has_its_adapters_loaded_before_it_is_asked(tmp_path: Path) -> None:
+    adapters = {"new": str(adapter(tmp_path, "new"))}
+    with SimulatedEndpoint(model="m", allow_runtime_lora=True) as endpoint:
+        config = _config([endpoint.url], {"tutor": {"adapter": "new"}}, adapters=adapters)
+        graph = load_graph("lesson", config.folder)
+        async with cast_of(config, graph, prompt_library(config, graph)) as casting:
+            tutor = casting.cast.player("tutor").model
+            endpoint.kill()
+            call = asyncio.create_task(tutor.ainvoke("Hello", max_tokens=1))
+            await lost(casting.pools["m"])
+            endpoint.start()
+            async with asyncio.timeout(20):
+                assert (await call).response_metadata["adapter"] == "new"
+
+
+async def test_a_server_that_loads_its_adapters_no_more_is_not_asked(tmp_path: Path) -> None:
+    adapters = {"new": str(adapter(tmp_path, "new"))}
+    with SimulatedEndpoint(model="m", allow_runtime_lora=True) as endpoint:
+        config = _config([endpoint.url], {"tutor": {"adapter": "new"}}, adapters=adapters, patience=3)
+        graph = load_graph("lesson", config.folder)
+        async with cast_of(config, graph, prompt_library(config, graph)) as casting:
+            tutor = casting.cast.player("tutor").model
+            port = URL(endpoint.url).port
+            endpoint.kill()
+            call = asyncio.create_task(tutor.ainvoke("Hello", max_tokens=1))
+            await lost(casting.pools["m"])
+            with (
+                SimulatedEndpoint(model="m", port=port),
+                pytest.raises(EndpointUnreachable, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"),
+            ):
+                async with asyncio.timeout(20):
+                    await call
 
 
 async def test_an_adapter_that_only_the_servers_can_read_is_not_hashed(

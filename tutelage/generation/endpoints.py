@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ import structlog
 
 from tutelage.config import Config, ModelConfig, RoleConfig
 from tutelage.errors import ConfigError, EndpointRefused, EndpointUnreachable
-from tutelage.serving.adapters import adapter_sha256, load_adapters
+from tutelage.serving.adapters import adapter_sha256, load_adapters, load_missing
 from tutelage.serving.announcement import announced, settings_of
 from tutelage.serving.embedded import EmbeddedServer
 from tutelage.serving.endpoint_pool import EndpointPool, RequestRecord
@@ -120,6 +121,7 @@ async def reach_model(
             patience=math.inf if endless else _patience(model),
             on_request=on_request,
             in_flight=model.in_flight,
+            on_found=partial(load_missing, adapters=model.adapters, api_key=secret) if model.adapters else None,
         )
         await stack.enter_async_context(pool)
         if model.adapters:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from tutelage.errors import ConfigError
 from tutelage.serving.endpoint_pool import EndpointPool
+from tutelage.serving.redaction import without_key
 
 CONFIG: Final = "adapter_config.json"
 LOAD_SECONDS: Final = 120.0
@@ -100,18 +101,32 @@ async def load_adapters(pool: EndpointPool, adapters: Mapping[str, str], api_key
     served: dict[str, set[str]] = {}
     for entry in await pool.models():
         served.setdefault(entry.endpoint, set()).add(entry.name)
-    missing = [(endpoint, name) for endpoint, names in served.items() for name in adapters if name not in names]
+    await asyncio.gather(*[load_missing(endpoint, names, adapters, api_key) for endpoint, names in served.items()])
+
+
+async def load_missing(
+    endpoint: str, served: Collection[str], adapters: Mapping[str, str], api_key: SecretStr | None
+) -> None:
+    """Loads into one server those adapters that it does not serve: one that was started again has none of them.
+
+    Raises:
+        ConfigError: It refused, with the key hidden in what is said.
+    """
+    missing = [name for name in adapters if name not in served]
     if not missing:
         return
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=LOAD_SECONDS)) as session:
-        await asyncio.gather(*[_load(session, endpoint, name, adapters[name]) for endpoint, name in missing])
+        try:
+            await asyncio.gather(*[_load(session, endpoint, name, adapters[name]) for name in missing])
+        except ConfigError as error:
+            raise ConfigError(without_key(str(error), api_key)) from None
 
 
 async def _load(session: aiohttp.ClientSession, endpoint: str, name: str, path: str) -> None:
     body = {"lora_name": name, "lora_path": path}
     try:
-        async with session.post(f"{endpoint}/load_lora_adapter", json=body) as reply:
+        async with session.post(f"{endpoint}/load_lora_adapter", json=body, allow_redirects=False) as reply:
             status, text = reply.status, await reply.text(errors="replace")
     except (aiohttp.ClientError, TimeoutError) as error:
         raise ConfigError(f"adapters.{name}: {endpoint} did not load it ({type(error).__name__}: {error})") from error

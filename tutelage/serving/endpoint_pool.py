@@ -21,7 +21,7 @@ from tutelage.errors import EndpointFailed, EndpointRefused, EndpointUnreachable
 from tutelage.serving.addresses import Address, Resolve, look_up
 from tutelage.serving.background import Background
 from tutelage.serving.exchange import Exchange
-from tutelage.serving.health import Health, is_hopeless
+from tutelage.serving.health import Health, OnFound, is_hopeless
 from tutelage.serving.limit import AdaptiveLimit
 from tutelage.serving.load_watch import LoadWatch
 from tutelage.serving.membership import Membership
@@ -76,6 +76,7 @@ class EndpointPool:
         patience: float = 600.0,
         on_request: Callable[[RequestRecord], None] | None = None,
         in_flight: int | None = None,
+        on_found: OnFound | None = None,
         resolve: Resolve = look_up,
     ) -> None:
         """Nothing is asked of the endpoints yet.
@@ -92,6 +93,8 @@ class EndpointPool:
             patience: Seconds that calls wait when all replicas are lost, from then on; `math.inf` is for ever.
             on_request: Called after each HTTP exchange of a call, in its event loop; it must be quick.
             in_flight: How many requests may be open at each replica; if not given, what its load allows.
+            on_found: Called when a replica that was lost answers again, with its base URL and the names that it lists,
+                before calls go there. Where it raises ConfigError, they do not, and the replica is asked again later.
             resolve: Looks up names.
 
         Raises:
@@ -106,7 +109,7 @@ class EndpointPool:
         self._exchange = Exchange(api_key)
         self._routing = Routing()
         self._background = Background()
-        self._health = Health(self._routing, self._exchange, self._background, self._probe_timeout)
+        self._health = Health(self._routing, self._exchange, self._background, self._probe_timeout, on_found)
         self._retrying = Retrying(
             lambda: self._routing.replicas, self._health.lose, retries=retries, longest=2 * timeout
         )

@@ -2,18 +2,25 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
 import aiohttp
+import orjson
 from yarl import URL
 
+from tutelage.errors import ConfigError, EndpointRefused
 from tutelage.serving.background import Background
 from tutelage.serving.exchange import Exchange
 from tutelage.serving.refusals import can_heal
 from tutelage.serving.replica import Fault, Replica
 from tutelage.serving.routing import Routing
+from tutelage.serving.served_models import served_models
 
+OnFound = Callable[[str, frozenset[str]], Awaitable[None]]
+"""Is told the base URL of a replica that answers again, and the names that it serves, before calls go there. Raises
+ConfigError where they should not yet."""
 HEALTH: Final = "/health"
 """Under the server's root. A vLLM whose engine is dead answers 503 there, and still lists its models; a llama.cpp answers
 503 while it loads its model."""
@@ -27,15 +34,22 @@ class Health:
         exchange: Asks them.
         background: Keeps the probers.
         timeout: Of a probe.
+        on_found: Is told of those that are found again.
     """
 
     def __init__(
-        self, routing: Routing, exchange: Exchange, background: Background, timeout: aiohttp.ClientTimeout
+        self,
+        routing: Routing,
+        exchange: Exchange,
+        background: Background,
+        timeout: aiohttp.ClientTimeout,
+        on_found: OnFound | None = None,
     ) -> None:
         self._routing = routing
         self._exchange = exchange
         self._background = background
         self._timeout = timeout
+        self._on_found = on_found
 
     def book(self, fault: Fault, replica: Replica, failures: int, answered: int, *, trial: bool) -> None:
         """Notes a fault of a replica, which had that many failures and answers when the request was sent.
@@ -80,11 +94,26 @@ class Health:
 
     async def _is_well(self, replica: Replica) -> bool:
         """Whether it says so, or has no word for it, and lists its models."""
-        health, models = URL(replica.root + HEALTH), replica.address("/models")
-        for address in (health, models):
+        listed = b""
+        for address in (URL(replica.root + HEALTH), replica.address("/models")):
             answer = await self._exchange.get(replica, address, self._timeout)
             if answer is None or can_heal(answer[0]):
                 return False
+            listed = answer[1]
+        return await self._is_ready(replica, listed)
+
+    async def _is_ready(self, replica: Replica, listed: bytes) -> bool:
+        """Whether nobody objects, by what it lists."""
+        if self._on_found is None:
+            return True
+        try:
+            names = frozenset(entry.name for entry in served_models(orjson.loads(listed), replica.url))
+            await self._on_found(replica.url, names)
+        except (orjson.JSONDecodeError, EndpointRefused):
+            return True  # no list: what it is asked will say what it is
+        except ConfigError as error:
+            replica.last_words = str(error)
+            return False
         return True
 
 

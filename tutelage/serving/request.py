@@ -93,13 +93,13 @@ def unreachable(
 
     Args:
         request: It, with its faults.
-        replicas: Others that are lost.
+        replicas: Those that are lost, whose own last words may be later than what it heard of them.
         waited: Seconds that it waited for them.
     """
     attempts = "one attempt" if request.attempts == 1 else f"{request.attempts or 'no'} attempts"
     waiting = "" if waited is None else f" and {waited:.0f} s of waiting for it to come back"
-    last = {replica.url: replica.last_words for replica in replicas}
-    last |= {replica.url: str(faults[-1]) for replica, faults in request.faults.items()}
+    last = {replica.url: str(faults[-1]) for replica, faults in request.faults.items()}
+    last |= {replica.url: replica.last_words or last.get(replica.url, "") for replica in replicas}
     return EndpointUnreachable(
         f"no usable answer after {attempts}{waiting} ({'; '.join(f'{url}: {what}' for url, what in last.items())}). "
         "Check that the server runs at that URL, is not overloaded, and can be reached from here; its log says more. "
