@@ -85,6 +85,17 @@ def test_a_reply_that_stands_otherwise_in_the_next_prompt_is_not_found() -> None
     assert use.dialogue_tokens == 140
 
 
+def test_candidates_of_one_request_are_one_call_that_finds_nothing_of_itself() -> None:
+    first, second = prompt("q" * 40), prompt("q" * 40, "r" * 30, "n" * 20)
+    best = Attempt(text="r" * 30, status="accepted", call=call(first, candidate=0))
+    other = Attempt(text="o" * 30, status="superseded", call=call(first, tokens=0, candidate=1))
+    begun = Turn(index=0, role="tutor", text=best.text, attempts=[other, best])
+    [use] = counted(log_of(first, second), dialogue(begun, turn("tutor", second, "x")))
+    assert (use.calls, use.prompt_tokens, use.dialogue_tokens) == (2, 140 + 190, 170), (
+        "and the next finds what was said"
+    )
+
+
 def test_what_a_shaped_reply_was_word_for_word_is_not_known() -> None:
     first, second = prompt("q" * 40), prompt("q" * 40, "r" * 30, "n" * 20)
     shaped = Attempt(text="r" * 30, status="accepted", private={"plan": "wait"}, call=call(first))

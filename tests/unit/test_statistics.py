@@ -168,6 +168,12 @@ def test_calls_are_counted_by_role_model_and_adapter(tmp_path: Path) -> None:
     assert by_key["critic", "small"].misfits == 1
 
 
+def test_candidates_of_one_request_are_one_call(tmp_path: Path) -> None:
+    other = attempt("Or else?", "superseded", candidate=1, prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+    counts = counted(tmp_path, transcript("a", turn("tutor", other, attempt("What now?", candidate=0)))).calls
+    assert [(count.calls, count.seconds, count.completion_tokens) for count in counts] == [(1, 0.5, 10)]
+
+
 def test_turns_per_dialogue_and_words_per_turn_are_spread(tmp_path: Path) -> None:
     long = turn("tutor", attempt("one two three four"))
     short = turn("tutor", attempt("one two"))

@@ -110,6 +110,11 @@ class Call(Record):
     """Of the reply, where the role's `token_ids` asked for them."""
     prompt_token_ids: TokenIds | None = Field(default=None, exclude_if=_is_absent)
 
+    @property
+    def is_further_candidate(self) -> bool:
+        """Whether it was no call of its own: the first candidate of the same request has what all of them took."""
+        return bool(self.candidate) and not self.prompt_tokens
+
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
         # The calls of a role are sampled alike: thousands of dialogues share one dict.

@@ -111,6 +111,8 @@ class CacheTally:
         for asked in calls_by_turn(transcript):
             found = [(each, self._parts.last_of(each.call.prompt_sha256)) for each in asked]
             for each, prompt in sorted(found, key=lambda pair: pair[1].end if pair[1] else 0):
+                if each.call.is_further_candidate:
+                    continue
                 sums = self._sums_of(each)
                 sums.calls += 1
                 if prompt is None:
@@ -118,18 +120,28 @@ class CacheTally:
                 else:
                     prompts.append(prompt)
                     self._count(sums, each, prompt, alone)
+            for each, prompt in found:  # of several candidates, the chosen one comes last: that is what was said
+                if prompt is not None and each.call.candidate is not None and not each.is_misfit:
+                    self._keep(each, prompt, alone)
         self._parts.let_go(prompts)
 
     def _count(self, sums: "_Sums", asked: AskedCall, prompt: PromptPart, alone: "dict[Player, _Cache]") -> None:
-        call, player = asked.call, (asked.call.model, asked.call.adapter)
-        found = []
-        for cache in (alone.setdefault(player, _Cache()), self._run.setdefault(player, _Cache())):
-            found.append(self._tokens(call, prompt, cache.found(prompt)))
-            cache.keep(prompt, asked.reply)
+        call = asked.call
+        found = [self._tokens(call, prompt, cache.found(prompt)) for cache in self._caches(call, alone)]
+        self._keep(asked, prompt, alone)
         sums.prompt_tokens += call.prompt_tokens
         sums.cached_tokens += call.cached_tokens
         sums.dialogue_tokens += found[0]
         sums.run_tokens += max(*found, call.cached_tokens)
+
+    def _keep(self, asked: AskedCall, prompt: PromptPart, alone: "dict[Player, _Cache]") -> None:
+        for cache in self._caches(asked.call, alone):
+            cache.keep(prompt, asked.reply)
+
+    def _caches(self, call: Call, alone: "dict[Player, _Cache]") -> "tuple[_Cache, _Cache]":
+        """What a model would have cached of this dialogue, and of the whole run."""
+        player = call.model, call.adapter
+        return alone.setdefault(player, _Cache()), self._run.setdefault(player, _Cache())
 
     def all(self) -> list[CacheUse]:
         """What was counted, in the order in which roles first called."""

@@ -198,11 +198,11 @@ class _Calls:
             count = self._counts.get(key)
             if count is None:
                 count = self._counts[key] = CallCount(role=asked.role, model=call.model, adapter=call.adapter)
-            count.calls += 1
+            count.calls += not call.is_further_candidate
             count.prompt_tokens += call.prompt_tokens
             count.cached_tokens += call.cached_tokens
             count.completion_tokens += call.completion_tokens
-            count.seconds = round(count.seconds + call.seconds, 4)
+            count.seconds = round(count.seconds + (0.0 if call.is_further_candidate else call.seconds), 4)
             count.cut_off += call.finish_reason == "length"
             count.misfits += asked.is_misfit
 

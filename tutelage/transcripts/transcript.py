@@ -52,7 +52,7 @@ class Usage(Record):
         """The sum over calls."""
         count = prompt = cached = completion = 0
         for call in calls:
-            count += not (call.candidate and not call.prompt_tokens)  # further candidates of one request are no calls
+            count += not call.is_further_candidate
             prompt += call.prompt_tokens
             cached += call.cached_tokens
             completion += call.completion_tokens
