@@ -93,3 +93,12 @@ def test_dialogues_that_wait_for_this_process_bring_no_more(clock: list[float]) 
     """Where endpoints answer at once, calls are hardly ever open: more dialogues would only wait for the CPU."""
     pools: Any = {"large": StatedPool([StatedReplica(100, in_flight=1)])}
     assert settled(Pace(pools), 200, clock) == pytest.approx(2 * 100 * SPARE, rel=0.02)
+
+
+def test_after_an_outage_no_more_begin_than_before_it(clock: list[float]) -> None:
+    stated = StatedReplica(100, state="open")
+    pools: Any = {"large": StatedPool([stated])}
+    measured = Pace(pools)
+    assert settled(measured, 200, clock) == FEWEST
+    stated.state = "closed"
+    assert settled(measured, 0, clock) == pytest.approx(2 * 100 * SPARE, rel=0.02)

@@ -20,6 +20,8 @@ FEWEST: Final = 8
 LEAST_CALLS: Final = 0.5
 """Calls that a dialogue has open at all models together, at least. Where it has fewer, it waits for this process and not
 for endpoints, and more dialogues would only wait with it."""
+NEXT_TO_NONE: Final = 1e-3
+"""Calls that a dialogue has open at a model that it does not call: how many it would have once it did is not known."""
 HALF_LIFE: Final = 1.0
 """Seconds after which what was measured counts half."""
 EVERY: Final = 0.05
@@ -60,14 +62,11 @@ class Pace:
         for name, pool in self._pools.items():
             replicas = pool.replicas()
             calls = sum(replica.in_flight for replica in replicas) + max(each.waiting_for_place for each in replicas)
-            self._calls_each[name] += weight * (calls / under_way - self._calls_each[name])
+            self._calls_each[name] += weight * (max(calls / under_way, NEXT_TO_NONE) - self._calls_each[name])
 
     def _most(self) -> int | None:
-        few = max(1.0, LEAST_CALLS / max(sum(self._calls_each.values()), 1e-3))
-        most = [
-            math.ceil(SPARE * _places(pool) / max(few * self._calls_each[name], 1e-3))
-            for name, pool in self._pools.items()
-        ]
+        few = max(1.0, LEAST_CALLS / sum(self._calls_each.values())) if self._pools else 1.0
+        most = [math.ceil(SPARE * _places(pool) / (few * self._calls_each[name])) for name, pool in self._pools.items()]
         return max(FEWEST, min(most)) if most else None
 
 
