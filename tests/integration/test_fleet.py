@@ -15,8 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tutelage.config import ModelConfig
+from tutelage.config import ModelConfig, load_config
 from tutelage.errors import ConfigError, LaunchError
+from tutelage.generation.casting import cast_of, prompt_library
+from tutelage.generation.registry import load_graph
 from tutelage.serving.fleet import Fleets
 from tutelage.serving.vital_signs import Supervision
 
@@ -96,6 +98,19 @@ async def test_replicas_answer_at_ports_of_their_own_and_end_with_the_context(tm
     assert processes(tmp_path) == []
     assert not any(folder.exists() for folder in scratch)
     assert [await chat(url) for url in fleet.urls] == [0, 0]
+
+
+async def test_servers_whose_context_a_role_would_fill_are_ended_with_the_error(tmp_path: Path) -> None:
+    served = {"m": model(tmp_path, args=["--max-model-len", "512"]).model_dump(mode="json", exclude_defaults=True)}
+    roles = {"tutor": {"max_tokens": 600}}
+    config = load_config({"run": "r", "models": served, "roles": roles, "briefs": [{"from": "briefs.jsonl"}]})
+    graph = load_graph("lesson", config.folder)
+    async with fleets(tmp_path) as launched:
+        with pytest.raises(ConfigError, match=r"roles\.tutor\.max_tokens"):
+            async with cast_of(config, graph, prompt_library(config, graph), fleets=launched):
+                pass
+        assert launched.running() == ()
+        assert processes(tmp_path) == []
 
 
 async def test_a_server_that_crashed_comes_back_on_its_port_and_nothing_of_it_is_left(tmp_path: Path) -> None:

@@ -108,13 +108,12 @@ async def cast_of(
             if embedded:
                 _refuse_adapters(config)
                 reached[None] = await start_embedded(stack, logs, on_request)
+                check_room(None, config, graph, reached[None].max_model_len)
             else:
                 if fleets is None:
                     fleets = await stack.enter_async_context(Fleets(config.folder, logs or config.folder / "logs"))
                 reached = await _reach_all(config, graph, fleets, stack, endless, on_request)
             players = _players(config, graph, reached)
-        for name, each in reached.items():
-            check_room(name, config, graph, each.max_model_len)
         longest = min((each.max_model_len for each in reached.values() if each.max_model_len), default=limits.tokens)
         if longest < limits.tokens:
             log.info("token_limit_lowered", limit=limits.tokens, max_model_len=longest)
@@ -157,6 +156,7 @@ async def _reach_all(
             for name in names
         }
         for name in names:
+            check_room(name, config, graph, reached[name].max_model_len)
             await check_shapes(name, config, graph, reached[name].owners)
         return reached
     except BaseException:
