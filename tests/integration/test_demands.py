@@ -88,3 +88,9 @@ async def test_a_context_that_a_reply_alone_would_fill_is_refused_before_the_run
         pytest.raises(ConfigError, match=r"roles\.tutor\.max_tokens: it asks for 512 tokens.* models\.large has 500"),
     ):
         await agenerate(config(tmp_path, endpoint.url), out=tmp_path / "run")
+
+
+async def test_a_reply_that_the_token_limit_leaves_no_prompt_beside_is_refused_before_the_run(tmp_path: Path) -> None:
+    asks = {"limits": {"tokens": 600}, "roles": {"tutor": {"max_tokens": 600}}}
+    with SimulatedEndpoint(model="m") as endpoint, pytest.raises(ConfigError, match=r"`limits\.tokens` leaves 600"):
+        await agenerate(config(tmp_path, endpoint.url, **asks), out=tmp_path / "run")

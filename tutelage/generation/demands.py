@@ -24,7 +24,7 @@ def parts_of(config: Config, graph: LoadedGraph, name: str | None) -> list[Part]
 
 
 def check_room(name: str | None, config: Config, graph: LoadedGraph, context: int | None) -> None:
-    """Makes sure that a model's context has room for a prompt beside the longest reply that is asked for.
+    """Makes sure that a model's context, and `limits.tokens`, have room for a prompt beside the longest reply.
 
     Raises:
         ConfigError: It has none, so that every dialogue would fail.
@@ -36,6 +36,11 @@ def check_room(name: str | None, config: Config, graph: LoadedGraph, context: in
             raise ConfigError(
                 f"roles.{part.role}.max_tokens: it asks for {reply} tokens, and the context of {where} has {context}, prompt "
                 "included: lower it, or serve the model with a longer context (vLLM: --max-model-len)"
+            )
+        if reply >= config.limits.tokens:
+            raise ConfigError(
+                f"roles.{part.role}.max_tokens: it asks for {reply} tokens, and `limits.tokens` leaves "
+                f"{config.limits.tokens} for a prompt and its reply together: lower the one, or raise the other"
             )
 
 
