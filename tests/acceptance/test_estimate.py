@@ -165,6 +165,16 @@ def test_gpus_are_those_of_the_endpoints_or_given(tmp_path: Path, endpoint: Simu
     assert estimate_run(config, sample=2, gpus=4).gpus_from == "given"
 
 
+def test_an_endpoint_that_serves_two_models_is_counted_once(tmp_path: Path) -> None:
+    from tutelage.generation.registry import load_graph
+
+    models = {name: {"url": "http://gpu-1:8000/v1", "model": name} for name in ("large", "small")}
+    roles = {"tutor": {"model": "large"}, "student": {"model": "small"}}
+    everyone = {role: roles.get(role, {"model": "large"}) for role in load_graph("lesson", tmp_path).roles}
+    config = load_config({"run": "r", "models": models, "roles": everyone, "briefs": [{"from": "briefs.jsonl"}]})
+    assert module._gpus(config, load_graph("lesson", tmp_path), None).count == 1
+
+
 def test_gpus_of_servers_that_we_launch_are_known(tmp_path: Path) -> None:
     serve = {"model": "Qwen/Qwen3-4B", "replicas": 2, "gpus_per_replica": 4}
     both = load_config(project(tmp_path, models={"default": {"serve": serve}}))

@@ -153,7 +153,7 @@ def _gpus(config: Config, graph: LoadedGraph, given: int | None) -> GPUs:
     if not playing:
         return GPUs(count=0, known_from="embedded")
     launched = sum(model.serve.replicas * model.serve.gpus_per_replica for model in playing if model.serve)
-    running = sum(len(set(model.url)) for model in playing)
+    running = len({url for model in playing for url in model.url})
     return GPUs(count=launched + running, known_from="endpoints" if running else "serve")
 
 
