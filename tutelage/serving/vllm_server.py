@@ -163,6 +163,8 @@ class VLLMServer:
                     await self.start()
                 except LaunchError as error:
                     reason = str(error).partition("\n")[0]
+                except OSError as error:  # no file handles, no room for its log: that passes, too
+                    reason = f"it could not be started: {error}"
                 else:
                     began = time.monotonic()
                     break
