@@ -12,7 +12,6 @@ from random import getrandbits
 from typing import Any, Final, Literal, TypeGuard
 from uuid import UUID
 
-import orjson
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForLLMRun,
@@ -31,7 +30,7 @@ from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused
 from tutelage.serving.chat_messages import as_openai, read_reply
 from tutelage.serving.chat_stream import StreamedReply
 from tutelage.serving.chat_tools import Tool, tool_choice_for, tools_for
-from tutelage.serving.endpoint_model import EndpointModel, Origin
+from tutelage.serving.endpoint_model import Body, EndpointModel, Origin
 from tutelage.serving.shaped_replies import format_for, raw_and_read, read_shaped
 
 CHAT_PATH: Final = "/chat/completions"
@@ -188,32 +187,14 @@ class ChatVLLM(EndpointModel, BaseChatModel):
     async def _complete(
         self, messages: list[BaseMessage], stop: list[str] | None, origin: Origin, options: dict[str, Any]
     ) -> ChatResult:
-        if options.get("stream"):
-            raise ConfigError("invoke and generate give whole replies: leave `stream` out, or use `astream`")
-        # Thousands of calls may wait for their turn: they hold their messages, and no body yet.
-        reply, endpoint = await self.pool.post(
-            CHAT_PATH,
-            lambda: orjson.dumps(self._body(messages, stop, options)),
-            key=origin.key,
-            order=origin.order,
-            request_id=origin.request_id,
-        )
+        reply, endpoint = await self._post(CHAT_PATH, self._asking(messages, stop), origin, options)
         try:
             return read_reply(reply, self._asked(endpoint, origin))
         except _NO_COMPLETION:
             raise _is_no_completion(endpoint) from None
 
-    def _body(self, messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-        if stop is not None:
-            options["stop"] = stop
-        body = {
-            "model": self.served_name,
-            "messages": [as_openai(message) for message in messages],
-            **self.extra,
-            **self._sampling(),
-            **options,
-        }
-        return {name: value for name, value in body.items() if value is not None}
+    def _asking(self, messages: list[BaseMessage], stop: list[str] | None) -> Body:
+        return lambda options: self._filled({"messages": [as_openai(message) for message in messages]}, stop, options)
 
     # --- replies piece by piece ---------------------------------------------------------------------------------------
 
@@ -315,16 +296,7 @@ class ChatVLLM(EndpointModel, BaseChatModel):
         streamed: StreamedReply,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
         """The pieces of a reply as they come, added up in `streamed`; the last one says where they came from."""
-        if (candidates := options.get("n", self.n)) not in (None, 1):
-            raise ConfigError(f"a stream gives one candidate, not n={candidates}: use `agenerate`")
-        options = {"stream_options": {"include_usage": True}, **options, "stream": True}
-        events = self.pool.stream(
-            CHAT_PATH,
-            lambda: orjson.dumps(self._body(messages, stop, options)),
-            key=origin.key,
-            order=origin.order,
-            request_id=origin.request_id,
-        )
+        events = self._stream_of(CHAT_PATH, self._asking(messages, stop), origin, options)
         endpoint = ""
         async with aclosing(events):
             async for event, endpoint in events:

@@ -6,14 +6,13 @@ from contextlib import aclosing
 from random import getrandbits
 from typing import Any, Final
 
-import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from tutelage.errors import ConfigError, EndpointFailed, EndpointRefused
+from tutelage.errors import EndpointFailed, EndpointRefused
 from tutelage.serving.chat_messages import KEPT_OF_CHOICE, KEPT_OF_REPLY, given, read_usage
-from tutelage.serving.endpoint_model import EndpointModel, Origin
+from tutelage.serving.endpoint_model import Body, EndpointModel, Origin
 
 COMPLETIONS_PATH: Final = "/completions"
 Prompt = str | Sequence[int]
@@ -95,26 +94,15 @@ class CompletionsVLLM(EndpointModel, BaseLLM):
     async def _complete(
         self, prompt: Prompt, stop: list[str] | None, origin: Origin, options: dict[str, Any]
     ) -> list[Generation]:
-        if options.get("stream"):
-            raise ConfigError("invoke and generate give whole completions: leave `stream` out, or use `astream`")
-        reply, endpoint = await self.pool.post(
-            COMPLETIONS_PATH,
-            lambda: orjson.dumps(self._body(prompt, stop, options)),
-            key=origin.key,
-            order=origin.order,
-            request_id=origin.request_id,
-        )
+        reply, endpoint = await self._post(COMPLETIONS_PATH, self._asking(prompt, stop), origin, options)
         try:
             return self._read(reply, endpoint, origin)
         except _NO_COMPLETION:
             raise _is_no_completion(endpoint) from None
 
-    def _body(self, prompt: Prompt, stop: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-        if stop is not None:
-            options = {**options, "stop": stop}
+    def _asking(self, prompt: Prompt, stop: list[str] | None) -> Body:
         sent = prompt if isinstance(prompt, str) else [*prompt]
-        body = {"model": self.served_name, "prompt": sent, **self.extra, **self._sampling(), **options}
-        return {name: value for name, value in body.items() if value is not None}
+        return lambda options: self._filled({"prompt": sent}, stop, options)
 
     def _read(self, reply: dict[str, Any], endpoint: str, origin: Origin) -> list[Generation]:
         details = {**self._asked(endpoint, origin), "id": reply.get("id"), **given(reply, KEPT_OF_REPLY)}
@@ -157,16 +145,7 @@ class CompletionsVLLM(EndpointModel, BaseLLM):
         self, prompt: Prompt, stop: list[str] | None, origin: Origin, options: dict[str, Any]
     ) -> AsyncGenerator[GenerationChunk, None]:
         """The completion as it comes; the last piece is empty, and says where it came from."""
-        if (candidates := options.get("n", self.n)) not in (None, 1):
-            raise ConfigError(f"a stream gives one candidate, not n={candidates}: use `agenerate`")
-        options = {"stream_options": {"include_usage": True}, **options, "stream": True}
-        events = self.pool.stream(
-            COMPLETIONS_PATH,
-            lambda: orjson.dumps(self._body(prompt, stop, options)),
-            key=origin.key,
-            order=origin.order,
-            request_id=origin.request_id,
-        )
+        events = self._stream_of(COMPLETIONS_PATH, self._asking(prompt, stop), origin, options)
         last: dict[str, Any] = {"finish_reason": None}
         async with aclosing(events):
             async for event, endpoint in events:

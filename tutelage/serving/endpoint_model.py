@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
+import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.utils.uuid import uuid7
@@ -29,8 +30,10 @@ SAMPLING: Final = (
     "repetition_penalty",
 )
 
-
 Piece = TypeVar("Piece")
+Body = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes the body of a request with these options."""
+Events = AsyncGenerator[tuple[dict[str, Any], str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +150,46 @@ class EndpointModel(BaseModel):
             "endpoint": endpoint,
             "request_id": origin.request_id,
         }
+
+    def _filled(self, asked: dict[str, Any], stop: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+        """The body of a request that asks this; what is None is left to the server."""
+        stops = {} if stop is None else {"stop": stop}
+        body = {"model": self.served_name, **asked, **self.extra, **self._sampling(), **options, **stops}
+        return {name: value for name, value in body.items() if value is not None}
+
+    async def _post(self, path: str, body: Body, origin: Origin, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Asks for a whole reply, and gives it with the endpoint that gave it.
+
+        Raises:
+            ConfigError: The options ask for a stream.
+        """
+        if options.get("stream"):
+            raise ConfigError("invoke and generate give whole replies: leave `stream` out, or use `astream`")
+        # Thousands of calls may wait for their turn: they hold what they ask, and no body yet.
+        return await self.pool.post(
+            path,
+            lambda: orjson.dumps(body(options)),
+            key=origin.key,
+            order=origin.order,
+            request_id=origin.request_id,
+        )
+
+    def _stream_of(self, path: str, body: Body, origin: Origin, options: dict[str, Any]) -> Events:
+        """Asks for a reply piece by piece, and gives each event with the endpoint that it came from.
+
+        Raises:
+            ConfigError: The options ask for more than one candidate.
+        """
+        if (candidates := options.get("n", self.n)) not in (None, 1):
+            raise ConfigError(f"a stream gives one candidate, not n={candidates}: use `agenerate`")
+        streamed = {"stream_options": {"include_usage": True}, **options, "stream": True}
+        return self.pool.stream(
+            path,
+            lambda: orjson.dumps(body(streamed)),
+            key=origin.key,
+            order=origin.order,
+            request_id=origin.request_id,
+        )
 
     def _run_alone(self, call: Coroutine[Any, Any, Piece]) -> Piece:
         """Makes a call where no event loop runs, for `invoke`."""
