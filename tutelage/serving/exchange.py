@@ -111,7 +111,7 @@ class Exchange:
 
     def _request(self, request: Request, replica: Replica) -> Any:
         body = request.body() if callable(request.body) else request.body
-        if body and request.key is not None:
+        if body and request.key is not None and not replica.limit.is_pinned:
             request.known = replica.prompts.share(request.key, body)
         return self._session().request(
             request.method,

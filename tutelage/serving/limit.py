@@ -122,6 +122,11 @@ class AdaptiveLimit:
         return self._limit
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether it never moves, so that nothing need be witnessed for it."""
+        return self._pinned is not None
+
+    @property
     def reason(self) -> Reason:
         """What holds it where it is: `rising` while nothing does, `steady` where it does not bind or is at its ceiling."""
         return self._reason
@@ -135,7 +140,7 @@ class AdaptiveLimit:
             known: Tokens at the front of its prompt that an earlier one of its conversation had here, too.
             cached: Tokens of the prompt that were found in the prefix cache; None where the endpoint does not say.
         """
-        if known and cached is not None and self._pinned is None:
+        if known and cached is not None:
             self._prefixes.answered(known=known, cached=cached)
         self._replies.add(seconds, tokens)
         self._reply_seconds += (seconds - self._reply_seconds) * MEMORY
@@ -150,7 +155,7 @@ class AdaptiveLimit:
             waiting: Calls here that wait for a place.
             now: Seconds on a clock that never goes back.
         """
-        if self._pinned is not None:
+        if self.is_pinned:
             return
         measured = self._replies.look(in_flight)
         binds = in_flight >= self._limit or (waiting > 0 and in_flight >= BINDS * self._limit)
