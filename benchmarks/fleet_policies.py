@@ -11,7 +11,7 @@ import aiohttp
 
 from benchmarks.simulated_gpu import SimulatedGpu
 from benchmarks.view_cache import Call
-from tutelage.generation.pace import FEWEST, SPARE
+from tutelage.generation.pace import NEXT_TO_NONE, SPARE, dialogues_for
 from tutelage.serving.limit import AdaptiveLimit
 from tutelage.serving.replica import Replica
 from tutelage.serving.request import Request
@@ -153,8 +153,7 @@ class Tutelage:
 
     def _pace(self) -> int:
         """What `Pace` says, whose clock is the real one."""
-        places = sum(self._limits())
-        return min(self._most, max(FEWEST, math.ceil(SPARE * places / max(self._calls_each, 1e-3))))
+        return min(self._most, dialogues_for({"model": (sum(self._limits()), max(self._calls_each, NEXT_TO_NONE))}))
 
     def _limits(self) -> list[int]:
         return [replica.limit.limit for replica in self._replicas]

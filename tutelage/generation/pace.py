@@ -65,9 +65,19 @@ class Pace:
             self._calls_each[name] += weight * (max(calls / under_way, NEXT_TO_NONE) - self._calls_each[name])
 
     def _most(self) -> int | None:
-        few = max(1.0, LEAST_CALLS / sum(self._calls_each.values())) if self._pools else 1.0
-        most = [math.ceil(SPARE * _places(pool) / (few * self._calls_each[name])) for name, pool in self._pools.items()]
-        return max(FEWEST, min(most)) if most else None
+        if not self._pools:
+            return None
+        return dialogues_for({name: (_places(pool), self._calls_each[name]) for name, pool in self._pools.items()})
+
+
+def dialogues_for(models: Mapping[str, tuple[int, float]]) -> int:
+    """How many dialogues keep the places of their models busy.
+
+    Args:
+        models: By name, the places at its endpoints, and the calls that a dialogue has open there, on the average, above 0.
+    """
+    few = max(1.0, LEAST_CALLS / sum(calls for _, calls in models.values()))
+    return max(FEWEST, min(math.ceil(SPARE * places / (few * calls)) for places, calls in models.values()))
 
 
 def _places(pool: EndpointPool) -> int:
