@@ -80,11 +80,6 @@ Shape: TypeAlias = type[BaseModel] | TextShape
 """What an agent's `reply` may be."""
 
 
-def is_schema(shape: Shape | None) -> bool:
-    """Whether a shape is a pydantic class."""
-    return isinstance(shape, type)
-
-
 def request_options(shape: Shape | None) -> dict[str, Any]:
     """What a request says to have its reply take a shape."""
     if shape is None:
