@@ -21,7 +21,8 @@ What the user can mend ends the command with exit code 2 and a message that says
         │   ├── SchemaRefused         the endpoint cannot follow the schema
         │   ├── AuthRefused           the key is missing or wrong
         │   └── ModelNotServed        the endpoint does not serve that model or adapter
-        └── ShapeError              the reply does not fit what was asked for, after the repairs
+        ├── ShapeError              the reply does not fit what was asked for, after the repairs
+        └── CheckerFailed           a tool, a document or the sandbox could not do its work
 """
 
 from collections.abc import Sequence
@@ -132,6 +133,13 @@ class ShapeError(CallError):
     """A reply is empty or does not fit its schema, after the repairs."""
 
     reason = "wrong_shape"
+    may_heal = True
+
+
+class CheckerFailed(CallError):
+    """What checks a turn could not do its work: a tool, a document, the sandbox."""
+
+    reason = "checker_failed"
     may_heal = True
 
 

@@ -1,10 +1,11 @@
 """Who takes part in a dialogue."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.dialogue.shapes import Shape
+from tutelage.dialogue.state import Dialogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +25,15 @@ class Agent:
     """The template of a judging role's last message. Agents with the same `prompt` and `sees` then share one view:
     all but their task, and so the endpoint's prefix cache."""
     sees: frozenset[str] = frozenset()
-    """The brief's private fields that this role may see: answer, misconception, facts, extra."""
+    """The brief's private fields that this role may see: answer, giveaway, misconception, probes, facts, documents,
+    extra."""
     reply: Shape | None = None
     """The shape of its replies: a schema, `OneOf`, `Matching` or `Grammar`; none for plain text."""
+    mind: Callable[[Dialogue], Mapping[str, Any]] | None = None
+    """What is in this role's mind now: a pure function of the dialogue, for its `note` and its `task`. It holds plain data, which
+    is kept with each draft, and joins what is private in the turn."""
+    note: str | None = None
+    """The template of a note to a speaker, by name: it stands at the end of the role's last message, each time anew."""
     names_others: bool = False
     """Whether the others' turns are shown with their role's name: for dialogues of three and more."""
     sampling: Mapping[str, Any] = field(default_factory=dict)

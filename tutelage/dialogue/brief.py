@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-PUBLIC: Final = frozenset({"topic", "domain", "question", "level", "language"})
+PUBLIC: Final = frozenset({"topic", "domain", "question", "level", "language", "difficulty"})
 """What every role may see of a brief. The rest is private: a role sees it only if its agent declares it."""
 
 
@@ -20,6 +20,49 @@ class Misconception(BaseModel):
     """The belief, in one sentence that a student could hold."""
     predicts: str | None = None
     """The wrong answer that the belief gives to the question."""
+    changes_when: tuple[str, ...] = ()
+    """What would change it: evidence or reasons that speak against it. In a file: a string or a list."""
+    robustness: int = Field(default=1, ge=1, le=3)
+    """How often it must be hit by such a reason before it falls."""
+
+    @field_validator("changes_when", mode="before")
+    @classmethod
+    def _one_as_many(cls, value: Any) -> Any:
+        return _as_texts(value)
+
+
+class Probe(BaseModel):
+    """A multiple-choice question that shows what the student believes, asked beside the dialogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str
+    choices: tuple[str, ...] = Field(min_length=2, max_length=10)
+    answer: str
+    """The right one of the choices."""
+    misconception: str | None = None
+    """The one that the misconception gives."""
+
+    @field_validator("answer", "misconception", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: Any) -> Any:
+        return _as_text(value)
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _one_as_many(cls, value: Any) -> Any:
+        return _as_texts(value)
+
+    @model_validator(mode="after")
+    def _are_choices(self) -> Self:
+        if len(set(self.choices)) < len(self.choices):
+            raise ValueError("two of its choices are the same")
+        for name, text in (("answer", self.answer), ("misconception", self.misconception)):
+            if text is not None and text not in self.choices:
+                raise ValueError(f"its {name} {text!r} is none of its choices")
+        if self.answer == self.misconception:
+            raise ValueError("its answer is also its misconception's")
+        return self
 
 
 class Brief(BaseModel):
@@ -37,10 +80,17 @@ class Brief(BaseModel):
     question: str | None = None
     answer: tuple[str, ...] = ()
     """The accepted forms of the answer, the canonical one first. In a file: a string or a list."""
+    giveaway: tuple[str, ...] = ()
+    """Terms that give the answer away: the student does not use them until they were taught."""
     misconception: Misconception | None = None
+    probes: tuple[Probe, ...] = ()
+    """What the student is asked before and after, beside the dialogue."""
     facts: tuple[str, ...] = ()
     """Sentences to check claims against."""
+    documents: tuple[str, ...] = ()
+    """Files that the dialogue is about or that claims are checked against: paths relative to the config."""
     level: str | None = None
+    difficulty: str | None = None
     language: str | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
@@ -58,19 +108,15 @@ class Brief(BaseModel):
             known["id"] = hashlib.sha256(content).hexdigest()[:16]
         return known
 
-    @field_validator("id", "topic", "question", mode="before")
+    @field_validator("id", "topic", "question", "level", "difficulty", mode="before")
     @classmethod
     def _number_as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        return _as_text(value)
 
-    @field_validator("answer", "facts", mode="before")
+    @field_validator("answer", "giveaway", "facts", "documents", mode="before")
     @classmethod
     def _one_as_many(cls, value: Any) -> Any:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return (str(value),)
-        if isinstance(value, list | tuple):
-            return tuple(str(each) if isinstance(each, int | float) else each for each in value)
-        return value
+        return _as_texts(value)
 
     def __hash__(self) -> int:
         """By its id: `extra` holds values that have no hash."""
@@ -84,6 +130,18 @@ class Brief(BaseModel):
 
 FIELDS: Final = tuple(Brief.model_fields)
 """A brief's own keys; the others are kept under `extra`."""
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_texts(value: Any) -> Any:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return (str(value),)
+    if isinstance(value, list | tuple):
+        return tuple(str(each) if isinstance(each, int | float) else each for each in value)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.dialogue.prompt import Prompt, PromptLibrary
 from tutelage.dialogue.turn import Call
 from tutelage.errors import ConfigError
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
 
 DEFAULT_PLAYER = "default"
 
@@ -38,6 +41,30 @@ class Player:
     """Whether its calls say how old their dialogue is, for an endpoint that answers the oldest first."""
     adapter_sha256: str | None = None
     """The hash of its adapter's weights, where they are known."""
+    panel: "tuple[Player, ...]" = ()
+    """Further models that judge in this role beside it: what most of them say counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What claims are checked against, besides each brief's own facts."""
+
+    policy: Literal["strict", "mark", "open"] = "mark"
+    """What sends a draft back: also what is not found, only what is contradicted, or nothing."""
+    tools: "tuple[BaseTool, ...]" = ()
+    """LangChain tools that are given a claim and answer with passages."""
+    passages: int = 5
+    """How many passages of each tool are looked at for a claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Students:
+    """Who the students of a run are, where its graph has students of many kinds."""
+
+    personas: tuple[str, ...] = ()
+    """Their names; all that there are if empty."""
+    adversarial: float = 0.0
+    """The share of dialogues whose student tries to get the answer out of the tutor."""
 
 
 class Journal(Protocol):
@@ -91,6 +118,8 @@ class Cast:
     prompts: PromptLibrary = field(default_factory=PromptLibrary)
     limits: Limits = field(default_factory=Limits)
     seed: int = 0
+    evidence: Evidence = Evidence()
+    students: Students = Students()
     on_prompt: Callable[[str, Prompt], None] = _ignore
     """Called with the dialogue's id and the prompt, before each call."""
     journal: Journal = field(default_factory=NoJournal)

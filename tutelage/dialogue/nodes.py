@@ -3,25 +3,28 @@
 Each gives a LangGraph node, `async (state, runtime: Runtime[Cast]) -> update`, that makes one model call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.asking import Reply, ask_for_several
 from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.candidates import Choose, check_choice, chosen
 from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.checking import Check, checked, is_vetoed
 from tutelage.dialogue.outgrown import Shown, ask_within_limit
 from tutelage.dialogue.shapes import Shape
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Review, Step, Turn, Verdict
-from tutelage.dialogue.view import drafts, judge_prompt, speaker_prompt
+from tutelage.dialogue.view import drafts, judge_prompt, mind_of, speaker_prompt
 from tutelage.errors import CallError, GraphError
 
 Update = dict[str, Any]
@@ -29,11 +32,21 @@ Update = dict[str, Any]
 
 
 class Utterance(BaseModel):
-    """The schema of a speaker that thinks as well as speaks. Subclass it: `utterance` is public, the rest private."""
+    """The schema of a speaker that thinks as well as speaks. Subclass it: `utterance` is public, the rest private.
+
+    A model is asked for the utterance last, so that it thinks before it speaks.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     utterance: str
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        schema["properties"]["utterance"] = schema["properties"].pop("utterance")
+        schema["required"] = [*(name for name in schema["required"] if name != "utterance"), "utterance"]
+        return schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +73,14 @@ class Draft:
     agent: Agent
     candidates: int = 1
     choose: Choose | None = None
+    checks: tuple[Check, ...] = ()
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
-        """Asks for a draft; on the way round a critique loop, for a better one."""
+        """Asks for a draft, on the way round a critique loop for a better one, and has the checks look at it."""
         drafted = await _attempts(self, state, runtime.context)
         update = {"speaker": self.agent.role, "attempts": drafted.attempts, "steps": drafted.steps}
-        return {**update, **drafted.update}
+        found = checked(self.checks, state, drafted.attempts[-1])
+        return {**update, **drafted.update, **({"reviews": found} if found else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +88,12 @@ class ReviewDraft:
     """A node in which a role reviews the draft of another."""
 
     agent: Agent
+    when: Callable[[Dialogue], bool] | None = None
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
-        """Asks for a verdict on the last draft."""
+        """Asks for a verdict on the last draft; not where a check has vetoed it, or there is nothing to judge."""
+        if is_vetoed(state) or (self.when is not None and not self.when(state)):
+            return {}
         reply, shown = await _judgement(self.agent, self.agent.reply or Verdict, state, runtime.context)
         verdict = cast(Verdict, reply.value)
         review = Review(
@@ -121,26 +139,32 @@ def speak(agent: Agent, *, candidates: int = 1, choose: Choose | None = None) ->
     return Speak(agent, candidates, choose)
 
 
-def draft(agent: Agent, *, candidates: int = 1, choose: Choose | None = None) -> Draft:
+def draft(agent: Agent, *, candidates: int = 1, choose: Choose | None = None, checks: Sequence[Check] = ()) -> Draft:
     """A node in which `agent` drafts its next turn, which stays a draft until a gate accepts it.
 
     Args:
         agent: Who speaks.
         candidates: How many candidates its model is asked for; one of them goes to review.
         choose: Which one, as for `speak`.
+        checks: Look at it before anybody else does.
     """
     _check_speaker(agent)
     check_choice(agent, candidates, choose)
-    return Draft(agent, candidates, choose)
+    return Draft(agent, candidates, choose, tuple(checks))
 
 
-def review(agent: Agent) -> ReviewDraft:
-    """A node in which `agent` reviews the draft under way. It needs a `task`; its `reply` is `Verdict` or a subclass."""
+def review(agent: Agent, *, when: Callable[[Dialogue], bool] | None = None) -> ReviewDraft:
+    """A node in which `agent` reviews the draft under way. It needs a `task`; its `reply` is `Verdict` or a subclass.
+
+    Args:
+        agent: Who reviews.
+        when: Whether it is asked about this draft; always, if not given.
+    """
     if agent.task is None:
         raise GraphError(f"the agent {agent.role!r} reviews, so it needs a `task`: the prompt of its last message")
     if agent.reply is not None and not _is_subclass(agent.reply, Verdict):
         raise GraphError(f"the agent {agent.role!r} reviews, so its `reply` must be Verdict or a subclass of it")
-    return ReviewDraft(agent)
+    return ReviewDraft(agent, when)
 
 
 def assess(agent: Agent) -> Assess:
@@ -164,7 +188,7 @@ def accept(
         index=len(state.get("turns", [])),
         role=role,
         text=accepted.text,
-        private=accepted.private,
+        private={**accepted.mind, **accepted.private},
         attempts=list(attempts),
         steps=[*state.get("steps", []), *steps],
     )
@@ -223,7 +247,8 @@ async def _attempts(node: Speak | Draft, state: Dialogue, context: Cast) -> _Dra
             journal=isinstance(node.choose, Agent),
         ),
     )
-    attempts = [_attempt(reply) for reply in replies]
+    mind = dict(mind_of(agent, shown.dialogue))
+    attempts = [_attempt(reply, mind) for reply in replies]
     steps = [*shown.steps, *replies[0].misfits]
     if node.choose is None or len(attempts) == 1:
         return _Drafted(attempts=attempts, steps=steps, update=shown.update)
@@ -242,11 +267,11 @@ async def _attempts(node: Speak | Draft, state: Dialogue, context: Cast) -> _Dra
     )
 
 
-def _attempt(reply: Reply[Any]) -> Attempt:
+def _attempt(reply: Reply[Any], mind: dict[str, Any]) -> Attempt:
     if not isinstance(reply.value, Utterance):
-        return Attempt(text=reply.value, status="pending", call=reply.call)
+        return Attempt(text=reply.value, status="pending", mind=mind, call=reply.call)
     private = reply.value.model_dump(mode="json")
-    return Attempt(text=private.pop("utterance"), status="pending", private=private, call=reply.call)
+    return Attempt(text=private.pop("utterance"), status="pending", private=private, mind=mind, call=reply.call)
 
 
 async def _judgement(agent: Agent, shape: Shape, state: Dialogue, context: Cast) -> tuple[Reply[Any], Shown]:

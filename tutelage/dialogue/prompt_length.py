@@ -119,7 +119,8 @@ def _judged_after(agent: Agent, dialogue: Dialogue, cast: Cast) -> float:
     recent = dialogue.get("turns", [])[shortened.at + 1 if shortened else 0 :][-2:]
     if agent.task is not None or not recent:
         return 0
-    judged = [review.call for turn in recent for attempt in turn.attempts for review in attempt.reviews]
+    reviews = [review for turn in recent for attempt in turn.attempts for review in attempt.reviews]
+    judged = [review.call for review in reviews if review.call]
     judged += [step.call for turn in recent for step in turn.steps if step.kind == "assessment"]
     longest = max((call.prompt_tokens + room_for_reply(call) for call in judged), default=0)
     if not longest:
@@ -146,9 +147,10 @@ def _estimate(
 
 def _rate_of_replies(turns: Sequence[Turn]) -> float:
     """Tokens for each character by what was said, where nothing else was: for a role that has not spoken yet."""
-    said = [turn for turn in turns if not turn.private and all(each.call.reasoning is None for each in turn.attempts)]
-    tokens = sum(attempt.call.completion_tokens for turn in said for attempt in turn.attempts)
-    characters = sum(len(attempt.text) for turn in said for attempt in turn.attempts)
+    drafted = [attempt for turn in turns for attempt in turn.attempts]
+    said = [attempt for attempt in drafted if not attempt.private and attempt.call.reasoning is None]
+    tokens = sum(attempt.call.completion_tokens for attempt in said)
+    characters = sum(len(attempt.text) for attempt in said)
     return tokens / characters if tokens and characters else UNMEASURED
 
 
@@ -173,7 +175,7 @@ def _calls_for_turn(
     for number in reversed(range(len(drafted))):
         then: Dialogue = {**dialogue, "turns": turns, "speaker": speaker}
         for review in drafted[number].reviews:
-            if review.role == agent.role and agent.task is not None:
+            if review.role == agent.role and review.call and agent.task is not None:
                 yield {**then, "attempts": drafted[: number + 1]}, review.call
         if speaker == agent.role and agent.task is None:
             yield {**then, "attempts": drafted[:number]}, _with_tokens(drafted[number].call, attempts)

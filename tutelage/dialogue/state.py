@@ -1,7 +1,7 @@
 """The state of a LangGraph graph that is a dialogue."""
 
 import operator
-from typing import Annotated
+from typing import Annotated, Any
 
 from typing_extensions import TypedDict  # LangGraph's dev server reads its schema, which before 3.12 needs this one
 
@@ -22,7 +22,13 @@ class Dialogue(TypedDict, total=False):
     """How often it was begun anew after it had failed; 0 if it is not there."""
     begun: float
     """When it was begun, in seconds since 1970; calls of what began first go first."""
+    seed: int
+    """What is left to chance in it is drawn from here: a hash of the run's seed and the dialogue's id."""
     brief: Brief
+    profiles: Annotated[dict[str, dict[str, str]], operator.or_]
+    """By role, what it is in this dialogue beyond the brief: a persona. Settled at the start, and shown to that role alone."""
+    findings: Annotated[dict[str, Any], operator.or_]
+    """What was found out about the dialogue as a whole, by the name of what found it out; no role is shown it."""
     turns: Annotated[list[Turn], operator.add]
     speaker: str
     """The role whose turn is under way."""

@@ -20,17 +20,42 @@ CHARACTERS_PER_TOKEN: Final = 4
 
 
 class Reason(StrEnum):
-    """Why a dialogue was completed. A graph may have reasons of its own; a failed dialogue has its error's."""
+    """Why a dialogue ended. A graph may have reasons of its own; a failed dialogue has its error's."""
 
+    # --- completed ---
     MASTERED = "mastered"
     """The student gave the answer."""
     AGREED = "agreed"
     """The speakers came to one answer."""
+    TUTOR_ENDED = "tutor_ended"
+    """The tutor says that it is over."""
     OUT_OF_TURNS = "out_of_turns"
     OUT_OF_TOKENS = "out_of_tokens"
     """The next call might not fit `limits.tokens`."""
     ENDED = "ended"
     """The graph came to its end by an edge, not by a stop rule."""
+    # --- completed, or discarded where nothing was learned ---
+    FAREWELL_LOOP = "farewell_loop"
+    """The speakers only said goodbye to each other; that tail is cut."""
+    # --- discarded ---
+    NO_PROGRESS = "no_progress"
+    """For some turns nothing new was said."""
+    REPETITION = "repetition"
+    """A speaker said again what it had said before."""
+    ROLE_FLIP = "role_flip"
+    """A speaker spoke as another one."""
+    LEAK = "leak"
+    """No draft of the tutor kept the answer to itself."""
+    TRUNCATED = "truncated"
+    """No draft came to its end within `max_tokens`."""
+    ARTEFACT = "artefact"
+    """No draft was plain speech: labels, template tokens, talk about the reply itself."""
+    OUT_OF_CHARACTER = "out_of_character"
+    """No draft of the student said what its state of knowledge has it say."""
+    VETOED = "vetoed"
+    """No draft passed a check that names no reason of its own."""
+    ANSWER_REFUTED = "answer_refuted"
+    """The brief's answer is not what an independent solution gave."""
 
 
 class StopRule(Protocol):
@@ -49,28 +74,45 @@ class Router:
 
     then: str
     rules: tuple[StopRule, ...] = ()
+    end: str = END
+    """Where a dialogue goes that a rule has completed. One that is discarded goes to `END`."""
     speaker: str | None = None
     """Whose drafts may be sent back, where the route is a gate's."""
+    discards: bool = False
+    """Whether the node before it may have discarded the dialogue."""
 
     def __post_init__(self) -> None:
         # LangGraph reads where a route may lead from its return annotation, and draws the graph with it.
-        places = [place for place in (self.speaker, self.then, END if self.rules else None) if place is not None]
-        object.__setattr__(self, "__annotations__", {"return": Literal.__getitem__(tuple(places))})
+        ends = [self.end, END] if self.rules else [END] if self.discards else []
+        places = [place for place in (self.speaker, self.then, *ends) if place is not None]
+        object.__setattr__(self, "__annotations__", {"return": Literal.__getitem__(tuple(dict.fromkeys(places)))})
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> str:
         """The next node, or `END`."""
+        if state.get("outcome"):
+            return END
         if self.speaker is not None and state.get("attempts"):
             return self.speaker
-        return END if self.outcome(state, runtime.context.limits) else self.then
+        outcome = self.outcome(state, runtime.context.limits)
+        if outcome is None:
+            return self.then
+        return END if outcome.status == "discarded" else self.end
 
     def outcome(self, dialogue: Dialogue, limits: Limits) -> Outcome | None:
         """What the first stop rule that applies says."""
         return next((outcome for rule in self.rules if (outcome := rule(dialogue, limits))), None)
 
 
-def stop_or(then: str, *rules: StopRule) -> Router:
-    """A route for `add_conditional_edges`: to `END` if one of the rules says that the dialogue is over, else to `then`."""
-    return Router(then, rules)
+def stop_or(then: str, *rules: StopRule, end: str = END) -> Router:
+    """A route for `add_conditional_edges`: to its end if one of the rules says that the dialogue is over, else to `then`.
+
+    Args:
+        then: The next node.
+        rules: Are asked in this order; the first that applies says how the dialogue ended.
+        end: The node that a completed dialogue goes to, such as a last probe, which leads to `END`. Discarded ones go to
+            `END` at once.
+    """
+    return Router(then, rules, end)
 
 
 def max_messages(messages: int | None = None) -> StopRule:
@@ -103,6 +145,11 @@ def tokens_ahead(turns: Sequence[Turn]) -> int:
 def completed(reason: str) -> Outcome:
     """The outcome of a dialogue that came to one of its graph's own endings."""
     return Outcome(status="completed", reason=str(reason))
+
+
+def discarded(reason: str, detail: str | None = None) -> Outcome:
+    """The outcome of a dialogue that a check has refused."""
+    return Outcome(status="discarded", reason=str(reason), detail=detail)
 
 
 def outcome_of(graph: StateGraph[Any, Any, Any, Any], dialogue: Dialogue, limits: Limits) -> Outcome:
@@ -146,5 +193,5 @@ def _calls(turns: Sequence[Turn]) -> Iterator[Call]:
     for turn in turns:
         for attempt in turn.attempts:
             yield attempt.call
-            yield from (review.call for review in attempt.reviews)
+            yield from (review.call for review in attempt.reviews if review.call)
         yield from (step.call for step in turn.steps if step.kind == "assessment")

@@ -43,6 +43,10 @@ def _is_absent(value: object) -> bool:
     return value is None
 
 
+def _is_empty(value: Sequence[object] | Mapping[str, object]) -> bool:
+    return not value
+
+
 def _packed(typecode: Literal["I", "d"], values: Any) -> Any:
     try:
         return array(typecode, values)
@@ -155,14 +159,30 @@ class Verdict(BaseModel):
     issues: list[Issue] = Field(default_factory=list, max_length=3)
 
 
+class Claim(Record):
+    """Something that a draft says is so, and what was found out about it."""
+
+    text: str
+    span: str
+    """The words of the draft, as they stand there."""
+    verdict: Literal["supported", "contradicted", "not_found"]
+    source: str | None = Field(default=None, exclude_if=_is_absent)
+    """The id of the fact or the passage that says so."""
+    quote: str | None = Field(default=None, exclude_if=_is_absent)
+    """The words of the source, as they stand there."""
+
+
 class Review(Record):
-    """A reviewer's verdict on one attempt."""
+    """A reviewer's verdict on one attempt; a check in code made it if it has no call."""
 
     role: str
+    """The reviewer's role, or the check's name."""
     verdict: Literal["accept", "revise"]
     issues: list[Issue] = Field(default_factory=list)
     scores: dict[str, float] = Field(default_factory=dict)
-    call: Call
+    claims: list[Claim] = Field(default_factory=list, exclude_if=_is_empty)
+    """What the draft claims, from a reviewer that looks for evidence."""
+    call: Call | None = Field(default=None, exclude_if=_is_absent)
 
 
 class Attempt(Record):
@@ -176,6 +196,8 @@ class Attempt(Record):
     """Accepted only because no revision was left: the best draft, not a good one."""
     private: dict[str, Any] = Field(default_factory=dict)
     """What a reply with a shape held besides the utterance."""
+    mind: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)
+    """What was in the role's mind when it spoke: what its agent's `mind` gave."""
     call: Call
     reviews: list[Review] = Field(default_factory=list)
 
@@ -189,6 +211,8 @@ class Step(Record):
     kind: str
     role: str
     text: str
+    data: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)
+    """What code made of the reply."""
     call: Call
 
 
@@ -201,7 +225,8 @@ class Turn(Record):
     text: str
     """The text of the one accepted attempt."""
     private: dict[str, Any] = Field(default_factory=dict)
-    """What only roles that declare it may see."""
+    """What no other role is shown: what was in the speaker's mind, what its reply held besides the utterance, and what
+    judges have said of the turn, each by its role."""
     attempts: list[Attempt]
     steps: list[Step] = Field(default_factory=list)
 
@@ -227,3 +252,5 @@ class Outcome(Record):
     reason: str
     detail: str | None = None
     """What there is to say beyond the reason: an error's message."""
+    cut: int | None = Field(default=None, exclude_if=_is_absent)
+    """So many turns at the end say nothing any more; the transcript keeps them apart."""

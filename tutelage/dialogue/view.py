@@ -6,8 +6,9 @@ a speaker (drafts that were sent back) and a judge's task therefore stand at the
 dialogue has outgrown its limit does its beginning change, and then for many turns at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
@@ -47,6 +48,8 @@ def speaker_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> 
         else:
             heard += [label(turn.role), turn.text] if agent.names_others else [turn.text]
     heard = heard or [GO_ON]
+    if agent.note is not None:
+        heard.append(_with_mind(agent.note, agent, dialogue, prompts))
     if sent_back := drafts(dialogue.get("attempts", ())):
         heard.append(prompts.render("revision", attempts=sent_back))
     messages.append(Message("user", tuple(heard)))
@@ -62,8 +65,7 @@ def judge_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Pr
     speaker = dialogue.get("speaker", "")
     if attempts := dialogue.get("attempts"):
         parts += [f"{name(speaker)}, draft of the next turn:", attempts[-1].text]
-    if agent.task is not None:
-        parts.append(_rendered(prompts, agent.task, brief_of(dialogue), agent.sees, name(speaker)))
+    parts += _task(agent, dialogue, speaker, prompts)
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
 
 
@@ -74,8 +76,7 @@ def choice_prompt(
     parts = _script(str(prompts.template(agent.template).meta.get("script", SCRIPT)), dialogue)
     for number, candidate in enumerate(candidates, start=1):
         parts += [f"{name(speaker)}, candidate {number} for the next turn:", candidate.text]
-    if agent.task is not None:
-        parts.append(_rendered(prompts, agent.task, brief_of(dialogue), agent.sees, name(speaker)))
+    parts += _task(agent, dialogue, speaker, prompts)
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
 
 
@@ -129,17 +130,48 @@ def label(role: str) -> str:
     return f"{name(role)}:"
 
 
+def profile_of(role: str, dialogue: Dialogue) -> Mapping[str, str]:
+    """What a role is in this dialogue beyond the brief; nothing, for most."""
+    return dialogue.get("profiles", {}).get(role, {})
+
+
 def _system(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Message:
-    return Message("system", (_rendered(prompts, agent.template, brief_of(dialogue), agent.sees),))
+    profile = tuple(profile_of(agent.role, dialogue).items())
+    return Message("system", (_rendered(prompts, agent.template, brief_of(dialogue), agent.sees, profile=profile),))
+
+
+def _task(agent: Agent, dialogue: Dialogue, speaker: str, prompts: PromptLibrary) -> list[str]:
+    """A judge's task; nothing for an agent that has none."""
+    if agent.task is None:
+        return []
+    if agent.mind is not None:
+        return [_with_mind(agent.task, agent, dialogue, prompts, speaker=name(speaker))]
+    return [_rendered(prompts, agent.task, brief_of(dialogue), agent.sees, speaker=name(speaker))]
+
+
+def _with_mind(template: str, agent: Agent, dialogue: Dialogue, prompts: PromptLibrary, **more: str) -> str:
+    brief, profile = brief_of(dialogue).seen_by(agent.sees), profile_of(agent.role, dialogue)
+    return prompts.render(template, brief=brief, profile=profile, mind=mind_of(agent, dialogue), **more)
+
+
+def mind_of(agent: Agent, dialogue: Dialogue) -> Mapping[str, Any]:
+    """What is in a role's mind now."""
+    return agent.mind(dialogue) if agent.mind is not None else {}
 
 
 # What comes from the brief stays the same over a whole dialogue: it is rendered once, not for each call.
 @lru_cache(maxsize=16_384)
 def _rendered(
-    prompts: PromptLibrary, template: str, brief: Brief, sees: frozenset[str], speaker: str | None = None
+    prompts: PromptLibrary,
+    template: str,
+    brief: Brief,
+    sees: frozenset[str],
+    *,
+    speaker: str | None = None,
+    profile: tuple[tuple[str, str], ...] = (),
 ) -> str:
     speaking = {} if speaker is None else {"speaker": speaker}
-    return prompts.render(template, brief=brief.seen_by(sees), **speaking)
+    return prompts.render(template, brief=brief.seen_by(sees), profile=dict(profile), **speaking)
 
 
 @lru_cache(maxsize=16_384)
@@ -153,12 +185,14 @@ def check_prompts(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> N
     Raises:
         PromptError: One does not; the message names it.
     """
-    prompts.check(agent.template, ["brief"])
+    prompts.check(agent.template, ["brief", "profile"])
     prompts.check("repair", ["error"])
     prompts.check("summary", ["words"])
     if agent.task is None:
         prompts.check("revision", ["attempts"])
+        if agent.note is not None:
+            prompts.check(agent.note, ["brief", "profile", "mind"])
         speaker_prompt(agent, dialogue, prompts)
     else:
-        prompts.check(agent.task, ["brief", "speaker"])
+        prompts.check(agent.task, ["brief", "speaker", "profile", *(["mind"] if agent.mind else [])])
         judge_prompt(agent, dialogue, prompts)

@@ -15,10 +15,11 @@ from langgraph.types import Command, Durability, Interrupt
 
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Reason, outcome_of
-from tutelage.dialogue.turn import Attempt, Outcome, Step, Turn
+from tutelage.dialogue.turn import Attempt, Outcome, Step
 from tutelage.dialogue.view import brief_of
 from tutelage.errors import (
     AuthRefused,
@@ -87,6 +88,7 @@ class Stage:
         endless: bool = False,
     ) -> None:
         self._run = config.run
+        self._seed = config.seed
         self._graph = graph
         self._identity = graph.identity
         self._compiled = graph.graph.compile(checkpointer=checkpoints)
@@ -135,11 +137,10 @@ class Stage:
             outcome = _out_of_tokens(error, witness.dialogue) or _failure(error)
         try:
             outcome = _with_what_was_dropped(outcome, witness.dialogue)
-            turns, unfinished = witness.dialogue.get("turns", []), witness.unfinished()
-            transcript = self._transcript(owed, brief, started, outcome, turns, unfinished)
+            transcript = self._transcript(owed, brief, started, outcome, witness.dialogue, witness.unfinished())
             return Played(transcript=transcript, line=transcript.as_line())
         except Exception as error:  # noqa: BLE001 - a node of the user's own left what is no turn, or no JSON
-            transcript = self._transcript(owed, brief, started, _failure(error), [], None)
+            transcript = self._transcript(owed, brief, started, _failure(error), {}, None)
             return Played(transcript=transcript, line=transcript.as_line())
 
     async def _enter(self, owed: Owed, brief: Brief | None) -> "_Entrance":
@@ -151,6 +152,7 @@ class Stage:
             raise NothingLeft(owed.id)
         started = datetime.now(UTC)
         state: Dialogue = {"id": owed.id, "begun": started.timestamp(), "brief": brief, "turns": []}
+        state["seed"] = Occasion(dialogue=owed.id, turn=0).seed(self._seed, "", owed.retry)
         if owed.retry:
             state["retry"] = owed.retry
         return _Entrance(Witness(state, self._watch), started, begun=False)
@@ -207,17 +209,22 @@ class Stage:
         brief: Brief,
         started: datetime,
         outcome: Outcome,
-        turns: list[Turn],
+        dialogue: Dialogue,
         unfinished: Unfinished | None,
     ) -> Transcript:
+        turns = dialogue.get("turns", [])
         calls = list(calls_of(turns, unfinished))
+        kept = len(turns) - (outcome.cut or 0)
         return Transcript(
             id=owed.id,
             run=self._run,
             graph=self._identity,
             brief=brief,
-            turns=turns,
+            turns=turns[:kept],
             unfinished=unfinished,
+            cut_turns=turns[kept:],
+            profiles=dialogue.get("profiles", {}),
+            findings=dialogue.get("findings", {}),
             outcome=outcome,
             lineage=Lineage(parents=sorted({f"{c.model}+{c.adapter}" if c.adapter else c.model for c in calls})),
             attempt=owed.retry + 1,

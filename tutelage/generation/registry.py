@@ -141,6 +141,7 @@ def _as_data(agent: Agent) -> dict[str, Any]:
         "role": agent.role,
         "prompt": agent.template,
         "task": agent.task,
+        "note": agent.note,
         "sees": sorted(agent.sees),
         "reply": as_data(agent.reply) if agent.reply else None,
         "sampling": dict(agent.sampling),

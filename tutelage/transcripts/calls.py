@@ -35,6 +35,7 @@ def _calls_for(speaker: str, attempts: list[Attempt], steps: list[Step]) -> Iter
     for attempt in attempts:
         yield AskedCall(role=speaker, call=attempt.call, reply=None if attempt.private else attempt.text)
         for review in attempt.reviews:
-            yield AskedCall(role=review.role, call=review.call)
+            if review.call:
+                yield AskedCall(role=review.role, call=review.call)
     for step in steps:
         yield AskedCall(role=step.role, call=step.call, reply=step.text, is_misfit=step.kind == "misfit")

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tutelage.dialogue.brief import Brief
-from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
+from tutelage.dialogue.turn import Attempt, Call, Outcome, Review, Step, Turn
 from tutelage.errors import RunFolderError
 from tutelage.transcripts.calls import UNFINISHED
 from tutelage.transcripts.messages import Prompts
@@ -293,8 +293,12 @@ def _turn(turn: Turn, colour: str, shown: _Shown | None) -> Iterator[RenderableT
         yield _barred(plain(f"{role_name(turn.role)} kept to itself", "italic"), *_pairs(thoughts))
 
 
+def _judged(attempt: Attempt) -> list[tuple[str, Call]]:
+    return [(review.role, review.call) for review in attempt.reviews if review.call]
+
+
 def _sent(role: str, attempt: Attempt, shown: _Shown | None) -> Iterator[RenderableType]:
-    for who, call in [(role, attempt.call), *((review.role, review.call) for review in attempt.reviews)]:
+    for who, call in [(role, attempt.call), *_judged(attempt)]:
         if shown is not None:
             yield shown.to(who, call.prompt_sha256)
             yield Text()

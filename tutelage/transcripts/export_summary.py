@@ -110,5 +110,5 @@ def _calls(transcript: Transcript) -> Iterator[tuple[str, Call]]:
     for turn in transcript.turns:
         for attempt in turn.attempts:
             yield turn.role, attempt.call
-            yield from ((review.role, review.call) for review in attempt.reviews)
+            yield from ((review.role, review.call) for review in attempt.reviews if review.call)
         yield from ((step.role, step.call) for step in turn.steps)

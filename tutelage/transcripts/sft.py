@@ -144,7 +144,7 @@ def _turn(turn: Turn) -> Reply:
 def _reviews(turn: Turn, role: str) -> Iterator[Reply]:
     for number, attempt in enumerate(turn.attempts):
         for review in attempt.reviews:
-            if review.role == role:
+            if review.role == role and review.call:
                 place = (turn.index, number, role)
                 yield Reply(place=place, turn=turn, asked=review.call, given=review.call, text=_verdict(review))
 

@@ -1,8 +1,8 @@
 """The transcript of one dialogue: all that training, audits and resuming need."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -10,6 +10,10 @@ from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Attempt, Call, Outcome, Record, Step, Turn
 
 SCHEMA: Literal["tutelage.transcript/1"] = "tutelage.transcript/1"
+
+
+def _is_empty(value: Sized) -> bool:
+    return not value
 
 
 class GraphIdentity(Record):
@@ -72,6 +76,12 @@ class Transcript(Record):
     brief: Brief
     turns: list[Turn]
     unfinished: Unfinished | None = None
+    cut_turns: list[Turn] = Field(default_factory=list, exclude_if=_is_empty)
+    """What was said after the last turn that says something, where the outcome cut it off."""
+    profiles: dict[str, dict[str, str]] = Field(default_factory=dict, exclude_if=_is_empty)
+    """By role, what it was in this dialogue beyond the brief: a persona."""
+    findings: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)
+    """What was found out about the dialogue as a whole, by the name of what found it out."""
     outcome: Outcome
     lineage: Lineage = Lineage()
     attempt: int = 1
@@ -92,7 +102,7 @@ class Transcript(Record):
 
     def calls(self) -> Iterator[Call]:
         """Every model call of the dialogue."""
-        yield from calls_of(self.turns, self.unfinished)
+        yield from calls_of([*self.turns, *self.cut_turns], self.unfinished)
 
 
 def calls_of(turns: list[Turn], unfinished: Unfinished | None = None) -> Iterator[Call]:
@@ -104,5 +114,5 @@ def calls_of(turns: list[Turn], unfinished: Unfinished | None = None) -> Iterato
         steps += unfinished.steps
     for attempt in attempts:
         yield attempt.call
-        yield from (review.call for review in attempt.reviews)
+        yield from (review.call for review in attempt.reviews if review.call)
     yield from (step.call for step in steps)
