@@ -144,12 +144,16 @@ class RoleConfig(Section):
     """Keeps each token's log-probability, and those of so many alternatives to it, in the transcript."""
     token_ids: bool = False
     """Keeps the token ids of prompt and reply in the transcript, as vLLM gives them."""
+    panel: tuple[str, ...] = ()
+    """Names under `models:` of further judges in this role, beside `model`: what most of them say counts."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Anything else for the request's body, as the endpoint spells it."""
 
     def sampling(self) -> dict[str, Any]:
         """What goes into the request of each call."""
-        named = self.model_dump(exclude={"model", "adapter", "logprobs", "token_ids", "extra"}, exclude_none=True)
+        named = self.model_dump(
+            exclude={"model", "adapter", "logprobs", "token_ids", "panel", "extra"}, exclude_none=True
+        )
         if self.logprobs is not None:
             named |= {"logprobs": True, "top_logprobs": self.logprobs}
         if self.token_ids:
@@ -178,6 +182,31 @@ class LimitsConfig(Section):
     outgrown: Literal["end", "drop", "summarise"] = "end"
     """What happens to a dialogue whose next call would not fit `tokens`: it ends; or its oldest turns are no longer shown;
     or they are shown as a summary that the speaker's model writes."""
+
+
+class EvidenceConfig(Section):
+    """What claims are checked against, besides each brief's own facts, by the graphs that look for evidence."""
+
+    documents: tuple[str, ...] = ()
+    """Files of text, Markdown or PDF; relative to the config, with wildcards."""
+    policy: Literal["strict", "mark", "open"] = "mark"
+    """What sends a draft back. `strict`: a claim that is contradicted or not found; `mark`: one that is contradicted; what is
+    not found is kept and tagged; `open`: nothing, all is written down."""
+    passages: int = Field(default=5, ge=1)
+    """Passages that are looked at for each claim, of each source."""
+    tools: tuple[str, ...] = ()
+    """LangChain tools of your own that answer a claim with passages: `mytools.py:search`."""
+    embedding: str | None = None
+    """A model under `models:` that serves embeddings: the documents are then searched by meaning, too."""
+
+
+class StudentsConfig(Section):
+    """Who the students are, in the graphs that have students of many kinds."""
+
+    personas: tuple[str, ...] = ()
+    """Their names; all that there are if empty."""
+    adversarial: float = Field(default=0.0, ge=0, le=1)
+    """The share of dialogues whose student tries to get the answer out of the tutor, by one of six techniques."""
 
 
 class TargetConfig(Section):
@@ -256,6 +285,8 @@ class Config(BaseSettings):
     roles: dict[str, RoleConfig] = Field(default_factory=dict)
     briefs: tuple[BriefSource, ...]
     limits: LimitsConfig = LimitsConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
+    students: StudentsConfig = StudentsConfig()
     target: TargetConfig = TargetConfig()
     concurrency: int = Field(default=256, ge=1)
     """Dialogues under way at once, at most: how many it is follows what the endpoints can take."""
@@ -282,6 +313,11 @@ class Config(BaseSettings):
     def _roles_have_models(self) -> Self:
         for role, config in self.roles.items():
             self.model_of(role, config)
+            for name in config.panel:
+                if name not in self.models:
+                    raise ValueError(f"roles.{role}.panel: {self._no_such_model(name)}")
+        if (embedding := self.evidence.embedding) is not None and embedding not in self.models:
+            raise ValueError(f"evidence.embedding: {self._no_such_model(embedding)}")
         return self
 
     def model_of(self, role: str, config: RoleConfig | None = None) -> str | None:
@@ -294,9 +330,7 @@ class Config(BaseSettings):
         if not self.models and named is None:
             return None
         if named is not None and named not in self.models:
-            raise ValueError(
-                f"roles.{role}.model: there is no model {named!r} under `models:`; there is {_list(self.models)}"
-            )
+            raise ValueError(f"roles.{role}.model: {self._no_such_model(named)}")
         if named is not None:
             return named
         if "default" in self.models:
@@ -304,6 +338,9 @@ class Config(BaseSettings):
         if len(self.models) == 1:
             return next(iter(self.models))
         raise ValueError(f"roles.{role}: say which model plays it ({_list(self.models)}), or call one model `default`")
+
+    def _no_such_model(self, name: str) -> str:
+        return f"there is no model {name!r} under `models:`; there is {_list(self.models)}"
 
     def as_written(self) -> dict[str, Any]:
         """The resolved config as plain data, as it is kept in run.yaml: keys as references only."""

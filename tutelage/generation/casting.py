@@ -14,7 +14,7 @@ from tutelage.config import Config, ModelConfig, RoleConfig
 from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.errors import ConfigError
-from tutelage.generation.demands import check_room, check_shapes
+from tutelage.generation.demands import check_room, check_shapes, models_of
 from tutelage.generation.endpoints import (
     EMBEDDED_SLOTS,
     OnRequest,
@@ -139,7 +139,8 @@ async def _reach_all(
     on_request: OnRequest | None,
 ) -> dict[str | None, Reached]:
     """The models that roles are played by. Servers that were launched for nothing are ended again."""
-    names = [name for name in dict.fromkeys(_model_of(config, role) for role in graph.roles) if name is not None]
+    named = dict.fromkeys(name for role in graph.roles for name in _models_of(config, role))
+    names = [name for name in named if name is not None]
     before = fleets.running()
     try:
         servers = await launch_servers(config, names, fleets)
@@ -172,16 +173,19 @@ def _given_players(config: Config, graph: LoadedGraph, models: Mapping[str, Base
 def _players(config: Config, graph: LoadedGraph, reached: Mapping[str | None, Reached]) -> dict[str, Player]:
     # One salt for all roles of a model: what they share of a prompt is still found again.
     salts = {name: {"cache_salt": token_hex(16)} for name, model in config.models.items() if model.isolate}
-    return {
-        role: _player(config, role, reached[name], salts.get(name or "", {}))
-        for role in graph.roles
-        for name in [_model_of(config, role)]
-    }
+    players = {}
+    for role in graph.roles:
+        name, *panel = _models_of(config, role)
+        adapter = config.roles.get(role, RoleConfig()).adapter
+        others = (_player(config, role, each, None, reached[each], salts.get(each or "", {})) for each in panel)
+        player = _player(config, role, name, adapter, reached[name], salts.get(name or "", {}))
+        players[role] = replace(player, panel=tuple(others))
+    return players
 
 
-def _player(config: Config, role: str, reached: Reached, extra: dict[str, Any]) -> Player:
-    adapter = config.roles.get(role, RoleConfig()).adapter
-    name = _model_of(config, role)
+def _player(
+    config: Config, role: str, name: str | None, adapter: str | None, reached: Reached, extra: dict[str, Any]
+) -> Player:
     return Player(
         model=ChatVLLM(model=reached.model, adapter=adapter, pool=reached.pool, extra=extra),
         sampling=_sampling(config, role),
@@ -200,9 +204,9 @@ def _sampling(config: Config, role: str) -> dict[str, Any]:
     return config.roles.get(role, RoleConfig()).sampling()
 
 
-def _model_of(config: Config, role: str) -> str | None:
+def _models_of(config: Config, role: str) -> list[str | None]:
     try:
-        return config.model_of(role)
+        return models_of(config, role)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -69,9 +69,18 @@ async def check_shapes(name: str, config: Config, graph: LoadedGraph, owners: Ma
 
 def _plays(config: Config, role: str, name: str | None) -> bool:
     try:
-        return config.model_of(role) == name
+        return name in models_of(config, role)
     except ValueError:  # it is not said which model plays it: an error of its own
         return False
+
+
+def models_of(config: Config, role: str) -> list[str | None]:
+    """The names of the models that play a role: one, and those of its panel.
+
+    Raises:
+        ValueError: It is not said which of several models plays it.
+    """
+    return [config.model_of(role), *config.roles.get(role, RoleConfig()).panel]
 
 
 def _part(agent: Agent, role: RoleConfig) -> Part:
