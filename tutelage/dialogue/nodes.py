@@ -230,7 +230,7 @@ class _Drafted:
 
 
 async def _attempts(node: Speak | Draft, state: Dialogue, context: Cast) -> _Drafted:
-    agent, occasion = node.agent, _occasion(state)
+    agent, occasion = node.agent, occasion_of(state)
     replies, shown = await ask_within_limit(
         agent,
         state,
@@ -275,7 +275,7 @@ def _attempt(reply: Reply[Any], mind: dict[str, Any]) -> Attempt:
 
 
 async def _judgement(agent: Agent, shape: Shape, state: Dialogue, context: Cast) -> tuple[Reply[Any], Shown]:
-    occasion = _occasion(state)
+    occasion = occasion_of(state)
     replies, shown = await ask_within_limit(
         agent,
         state,
@@ -287,7 +287,8 @@ async def _judgement(agent: Agent, shape: Shape, state: Dialogue, context: Cast)
     return replies[0], shown
 
 
-def _occasion(state: Dialogue) -> Occasion:
+def occasion_of(state: Dialogue) -> Occasion:
+    """Where in the dialogue the calls of a node are made."""
     return Occasion(
         dialogue=state.get("id", ""),
         turn=len(state.get("turns", [])),
