@@ -1,0 +1,50 @@
+"""What runs in a process that is locked down: formulas compared by Math-Verify. Asked for by `equivalence.py`."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from math_verify import LatexExtractionConfig, parse, verify
+
+ROUNDED_DIGITS = 3
+"""A decimal stands for a value without end if it is that value rounded to at least so many digits: 1.41 for √2."""
+
+logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+
+
+def compare(job: Mapping[str, Any]) -> int:
+    """Writes, for each of `pairs` (gold, answer: LaTeX), whether they are the same: JSON. Null: one cannot be read.
+
+    Returns:
+        The exit status.
+    """
+    os.write(1, json.dumps([_same(gold, answer) for gold, answer in job["pairs"]]).encode())
+    return 0
+
+
+def _same(gold: str, answer: str) -> bool | None:
+    wanted, given = _read(gold), _read(answer)
+    if not wanted or not given:
+        return None
+    # No time limits: this process is killed. Math-Verify's own are alarms.
+    if verify(wanted, given, allow_set_relation_comp=True, timeout_seconds=None):
+        return True
+    return _rounded(wanted[0], answer) or _rounded(given[0], gold)
+
+
+def _read(text: str) -> list[Any]:
+    configs = (LatexExtractionConfig(),)
+    found: list[Any] = parse(f"${text}$", configs, fallback_mode="no_fallback", parsing_timeout=None)
+    return found
+
+
+def _rounded(exact: Any, decimal: str) -> bool:
+    """Whether a decimal is the value rounded to as many places."""
+    whole, point, places = decimal.strip().lstrip("-").partition(".")
+    if not point or not (whole + places).isdigit() or len((whole + places).lstrip("0")) < ROUNDED_DIGITS:
+        return False
+    if not getattr(exact, "is_number", False) or exact.is_rational or not exact.is_real:
+        return False
+    return bool(abs(exact.evalf(30) - float(decimal)) <= 0.5 * 10 ** -len(places))
