@@ -1,7 +1,7 @@
 """The briefs in `examples/briefs` are true and usable.
 
 A fact-checker trusts these files, so nothing in them that can be computed is taken on faith: the programs are run, the
-sums are done again, and so is what each misconception makes of them.
+sums are done again, and so is what each misconception makes of them; those of the probes are in `test_shipped_probes.py`.
 """
 
 import json
@@ -15,12 +15,27 @@ from typing import Any
 
 import pytest
 
+from tutelage import Brief
+
 FOLDER = Path(__file__).parents[2] / "examples" / "briefs"
-KEYS = {"id", "topic", "domain", "question", "answer", "misconception", "facts", "level", "language"}
+KEYS = {
+    "id",
+    "topic",
+    "domain",
+    "question",
+    "answer",
+    "misconception",
+    "probes",
+    "facts",
+    "level",
+    "difficulty",
+    "language",
+}
 LEVELS = {"primary", "secondary", "undergraduate"}
+DIFFICULTIES = {"easy", "medium", "hard"}
 LANGUAGES = {"en", "de", "es"}
 COUNTS = {"mathematics": 12, "science": 10, "programming": 10, "history": 8, "language": 8}
-MOST_WORDS = 120
+MOST_WORDS = 150
 
 Json = dict[str, Any]
 Polynomial = tuple[int, ...]
@@ -74,17 +89,20 @@ def test_ids_and_questions_are_unique() -> None:
 
 @each_brief
 def test_a_brief_has_every_key_and_no_empty_text(brief: Json) -> None:
-    assert set(brief) == KEYS
-    assert set(brief["misconception"]) == {"belief", "predicts"}
+    assert set(brief) - {"giveaway"} == KEYS
+    assert set(brief["misconception"]) - {"robustness"} == {"belief", "predicts", "changes_when"}
+    assert len(brief["misconception"]["changes_when"]) == 2
     assert all(text.strip() == text and text for text in texts(brief))
     assert isinstance(brief["answer"], list) and brief["answer"]
     assert len(brief["facts"]) in {2, 3}
-    assert brief["level"] in LEVELS and brief["language"] in LANGUAGES
+    assert brief["level"] in LEVELS and brief["difficulty"] in DIFFICULTIES and brief["language"] in LANGUAGES
+    assert Brief.model_validate(brief).id == brief["id"]
 
 
 @each_brief
 def test_a_brief_is_short_enough_for_a_small_context(brief: Json) -> None:
-    assert sum(len(text.split()) for text in texts(brief)) < MOST_WORDS
+    prompted = {key: value for key, value in brief.items() if key != "probes"}
+    assert sum(len(text.split()) for text in texts(prompted)) < MOST_WORDS
 
 
 # What a student is shown gives nothing away
@@ -93,7 +111,16 @@ def test_a_brief_is_short_enough_for_a_small_context(brief: Json) -> None:
 @each_brief
 def test_the_answer_stands_neither_in_the_question_nor_in_the_misconception(brief: Json) -> None:
     shown = [brief["topic"], brief["question"], brief["misconception"]["belief"]]
+    shown += brief["misconception"]["changes_when"]
     assert [(form, text) for form in brief["answer"] for text in shown if contains(text, form)] == []
+
+
+@each_brief
+def test_what_gives_the_answer_away_is_not_in_sight_already(brief: Json) -> None:
+    shown = [brief["topic"], brief["question"], brief["misconception"]["belief"], brief["misconception"]["predicts"]]
+    terms = brief.get("giveaway", [])
+    assert [(term, text) for term in terms for text in shown if contains(text, term)] == []
+    assert not {term.casefold() for term in terms} & {form.casefold() for form in brief["answer"]}
 
 
 @each_brief

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +103,7 @@ class PromptLibrary:
     def __init__(self, folders: Sequence[Path] = ()) -> None:
         self._folders = tuple(folders)
         self._templates: dict[str, Template] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         self._environment = jinja2.sandbox.SandboxedEnvironment(
             undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
         )
@@ -132,6 +134,17 @@ class PromptLibrary:
         """
         template = self.template(name)
         return _rendered(template, template.opening, {"brief": brief}) if template.opening else ""
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        """The names of all templates that begin so, without that beginning, in alphabetical order."""
+        if prefix not in self._names:
+            folders: list[Traversable] = [*self._folders, resources.files("tutelage.prompts")]
+            files = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+            found = {
+                name[len(prefix) : -len(".md")] for name in files if name.startswith(prefix) and name.endswith(".md")
+            }
+            self._names[prefix] = tuple(sorted(found))
+        return self._names[prefix]
 
     def check(self, name: str, given: Sequence[str]) -> None:
         """Makes sure that a template uses no name but those it will be given, also where it is not rendered now.
