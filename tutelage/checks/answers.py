@@ -1,40 +1,56 @@
 """Whether a text gives the answer."""
 
-import re
-import unicodedata
 from collections.abc import Iterable
 
+from tutelage.checks.mentions import Mention, mentions
+from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Limits
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Reason, completed
 from tutelage.dialogue.turn import Outcome
 from tutelage.dialogue.view import brief_of
 
+FEW_WORDS = 4
+
 
 def mastered(dialogue: Dialogue, limits: Limits) -> Outcome | None:
     """Over when the student has given the brief's answer, and not the misconception's beside it."""
-    last, brief = dialogue["turns"][-1], brief_of(dialogue)
-    if last.role != "student" or not states(last.text, brief.answer):
+    last = dialogue["turns"][-1]
+    if last.role != "student" or not gives(last.text, brief_of(dialogue)):
         return None
-    wrong = brief.misconception.predicts if brief.misconception else None
-    return None if wrong and states(last.text, [wrong]) else completed(Reason.MASTERED)
+    return completed(Reason.MASTERED)
 
 
-def states(text: str, forms: Iterable[str]) -> bool:
-    """Whether one of the accepted forms stands in the text as whole words: letter case and spacing do not matter."""
-    plain = _plain(text)
-    return any(_stands_in(_plain(form), plain) for form in forms)
+def gives(text: str, brief: Brief) -> bool:
+    """Whether somebody who says this has the answer: it is claimed, not denied, and the misconception's is not beside it."""
+    return bool(claims(text, brief)) and not states(text, predicted_by(brief), brief.language)
 
 
-def _stands_in(form: str, text: str) -> bool:
-    if not form or form not in text:  # most often; and making a pattern takes a hundred times as long
-        return False
-    # A letter or a digit on either side makes it another word; so does a point or slash within a number, or a sign.
-    sign = r"(?<![-+])(?<!\d )" if form[0].isdigit() else ""
-    return re.search(rf"(?<!\w)(?<!\d[./,]){sign}{re.escape(form)}(?!\w)(?![./,]\d)", text) is not None
+def claims(text: str, brief: Brief) -> list[Mention]:
+    """Where a text gives the brief's answer as its own: a turn of a few words does nothing else."""
+    is_short = len(text.split()) <= FEW_WORDS
+    return [each for each in answer_in(text, brief) if (each.certain or not each.weak or is_short) and not each.denied]
 
 
-def _plain(text: str) -> str:
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
-    without_emphasis = re.sub(r"\*\*|`|(?<!\w)\*|\*(?!\w)", "", plain)
-    return re.sub(r"\s+", " ", without_emphasis).strip()
+def answer_in(text: str, brief: Brief) -> tuple[Mention, ...]:
+    """Where a text mentions the brief's answer."""
+    return mentions(text, brief.answer, predicted_by(brief), brief.question, brief.language)
+
+
+def predicted_by(brief: Brief) -> tuple[str, ...]:
+    """What the brief's misconception gives for an answer, if it gives one."""
+    predicted = brief.misconception.predicts if brief.misconception else None
+    return (predicted,) if predicted else ()
+
+
+def states(text: str, accepted: Iterable[str], language: str | None = None) -> bool:
+    """Whether one of the accepted forms stands in the text: as whole words, or as the same value written another way.
+
+    Letter case and spacing do not matter; 0.8333 is 5/6, and 3,600 m is 3.6 km.
+
+    Args:
+        text: What was said.
+        accepted: The forms that are looked for.
+        language: The text's language, as a brief names it; English if None.
+    """
+    return bool(mentions(text, tuple(accepted), language=language))

@@ -1,0 +1,241 @@
+"""Whether a draft gives the answer away, who did so first, and how well that is told on labelled replies."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage import Attempt, Brief, Call, Dialogue, Misconception, Turn
+from tutelage.agents.leak_judge import LeakVerdict, leak_judge
+from tutelage.checks.leaks import (
+    FirstLeak,
+    answer_in_sight,
+    first_answer,
+    first_leak,
+    found,
+    is_in_sight,
+    leak_check,
+    undecided,
+)
+from tutelage.dialogue.nodes import review
+from tutelage.dialogue.turn import Review
+
+REPLIES = Path(__file__).parents[1] / "data" / "leaks.jsonl"
+HOUR = Brief(
+    question="How many seconds are there in one hour?",
+    answer=("3600",),
+    misconception=Misconception(belief="An hour has 60 seconds.", predicts="60"),
+)
+FALLING = Brief(
+    question="A hammer and a feather fall on the Moon. Which lands first?",
+    answer=("neither", "at the same time"),
+    giveaway=("vacuum", "9.81 m/s^2"),
+    misconception=Misconception(belief="Heavier things fall faster.", predicts="the hammer"),
+)
+CALL = Call(model="scripted", prompt_sha256="0" * 64)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A tutor's reply, with what a person says of it."""
+
+    brief: Brief
+    half: str
+    text: str
+    student: str | None
+    eligible: bool
+    """Whether the answer is not in sight yet, so that code is to tell."""
+    leaks: bool
+
+    @property
+    def dialogue(self) -> Dialogue:
+        return under_review(self.brief, self.text, *([("student", self.student)] if self.student else []))
+
+    @property
+    def is_caught(self) -> bool:
+        dialogue = self.dialogue
+        return bool(leak_check.look(dialogue, dialogue["attempts"][-1]))
+
+
+def labelled() -> Iterator[Reply]:
+    for line in REPLIES.read_text(encoding="utf-8").splitlines():
+        data = json.loads(line)
+        wrong = Misconception(belief="Something else.", predicts=data["predicts"])
+        brief = Brief(
+            id=data["id"],
+            question=data["question"],
+            answer=tuple(data["answer"]),
+            misconception=wrong,
+            language=data["language"],
+        )
+        for reply in data["replies"]:
+            yield Reply(
+                brief=brief,
+                half=data["half"],
+                text=reply["text"],
+                student=reply.get("student"),
+                eligible=reply["eligible"],
+                leaks=reply["leaks"],
+            )
+
+
+def said(role: str, text: str, index: int = 0, *, reviews: tuple[Review, ...] = (), **private: Any) -> Turn:
+    attempt = Attempt(text=text, status="accepted", call=CALL, reviews=list(reviews))
+    return Turn(index=index, role=role, text=text, private=private, attempts=[attempt])
+
+
+def under_review(brief: Brief, draft: str, *before: tuple[str, str]) -> Dialogue:
+    turns = [said(role, text, index) for index, (role, text) in enumerate(before)]
+    return {"brief": brief, "turns": turns, "attempts": [Attempt(text=draft, status="pending", call=CALL)]}
+
+
+def vetoed(brief: Brief, draft: str, *before: tuple[str, str]) -> list[str]:
+    """The spans that the check forbids."""
+    dialogue = under_review(brief, draft, *before)
+    return [issue.span for issue in leak_check.look(dialogue, dialogue["attempts"][-1]) if issue.severity == "block"]
+
+
+def test_on_labelled_replies_precision_and_recall_are_at_least_85_percent() -> None:
+    replies = list(labelled())
+    eligible = [reply for reply in replies if reply.eligible]
+    assert len(replies) >= 240 and len(eligible) >= 200
+    table, reached = [f"{'half':10}{'n':>5}{'leaks':>7}{'precision':>11}{'recall':>8}"], True
+    for half in ("tuned", "held out"):
+        these = [reply for reply in eligible if reply.half == half]
+        hits = sum(reply.leaks and reply.is_caught for reply in these)
+        caught, leaks = sum(reply.is_caught for reply in these), sum(reply.leaks for reply in these)
+        precision, recall = hits / caught, hits / leaks
+        reached &= precision >= 0.85 and recall >= 0.85
+        table.append(f"{half:10}{len(these):5}{leaks:7}{precision:11.3f}{recall:8.3f}")
+    wrong = [
+        f"{'missed' if reply.leaks else 'false alarm'}{' (to the judge)' if answer_in_sight(reply.dialogue) else ''}: "
+        f"[{reply.half}] {' / '.join(reply.brief.answer)}: {reply.text}"
+        for reply in eligible
+        if reply.leaks != reply.is_caught
+    ]
+    assert reached, "\n".join(["", *table, *wrong])
+
+
+def test_what_is_in_sight_is_known_and_goes_to_the_judge_unless_the_student_has_answered() -> None:
+    replies = list(labelled())
+    assert [reply.text for reply in replies if is_in_sight(reply.dialogue) == reply.eligible] == []
+    assert not any(reply.is_caught for reply in replies if not reply.eligible)
+    open_ones = [reply for reply in replies if not reply.eligible and reply.student is None]
+    assert all(answer_in_sight(reply.dialogue) for reply in open_ones)
+
+
+@pytest.mark.parametrize(
+    ("draft", "span"),
+    [
+        ("It is 3,600 of them.", "3,600"),
+        ("It is 3600.0, to be exact.", "3600.0"),
+        ("Work out 7200/2 and you are done.", "7200/2"),
+        ("So it's **3 600**.", "3 600"),
+        ("Is it three thousand six hundred?", "three thousand six hundred"),
+    ],
+)
+def test_a_draft_with_the_answer_in_any_form_is_vetoed_with_its_span(draft: str, span: str) -> None:
+    assert vetoed(HOUR, draft) == [span]
+    leak = found(draft, HOUR)
+    assert leak is not None and draft[leak.start : leak.end] == span
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "It is half of 7200.",
+        "What is 60 * 60?",
+        "Sixty times sixty, then.",
+        "It lies between 3500 and 3700.",
+        "Twice 1800 seconds.",
+    ],
+)
+def test_what_only_leads_up_to_the_answer_is_for_the_judge(draft: str) -> None:
+    assert vetoed(HOUR, draft) == []
+    assert undecided(draft, HOUR)
+    assert answer_in_sight(under_review(HOUR, draft))
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "How many seconds has a minute?",
+        "A day has 86,400 seconds.",
+        "An hour is not 60 seconds.",
+        "Is 13600 more or less?",
+    ],
+)
+def test_what_has_nothing_to_do_with_the_answer_asks_no_judge(draft: str) -> None:
+    assert vetoed(HOUR, draft) == []
+    assert not answer_in_sight(under_review(HOUR, draft))
+
+
+def test_the_tutor_may_confirm_what_the_student_has_found() -> None:
+    before = (("tutor", "How many seconds has a minute?"), ("student", "60, so it must be 3600!"))
+    assert vetoed(HOUR, "Yes, 3600 it is.", ("student", "It must be 3600!")) == []
+    assert not answer_in_sight(under_review(HOUR, "Yes, 3600 it is.", ("student", "It must be 3600!")))
+    assert answer_in_sight(under_review(HOUR, "So which one is it?", *before)), "60 beside it: that is no answer yet"
+
+
+def test_a_denied_or_repeated_answer_is_the_judges_once_the_student_has_named_it() -> None:
+    before = ("student", "It cannot be 3600, or can it?")
+    assert vetoed(HOUR, "You say that it cannot be 3600. Why?", before) == []
+    assert answer_in_sight(under_review(HOUR, "You say that it cannot be 3600. Why?", before))
+
+
+def test_words_that_stand_in_any_talk_are_a_leak_only_where_they_are_claimed() -> None:
+    assert vetoed(FALLING, "Neither: they fall alike.") == ["Neither"]
+    assert vetoed(FALLING, "They land at the same time.") == ["at the same time"]
+    assert vetoed(FALLING, "You can drop a book and a pen at the same time. Try it!") == []
+    assert undecided("Neither of us was there.", FALLING)
+
+
+def test_a_giveaway_term_is_forbidden_until_the_student_has_it() -> None:
+    assert vetoed(FALLING, "Think of a Vacuum.") == ["Vacuum"]
+    assert vetoed(FALLING, "Both gain 9.81 m/s² each second.") == ["9.81 m/s²"]
+    assert vetoed(FALLING, "What is a vacuum?", ("student", "Is there a vacuum up there?")) == []
+
+
+def test_a_brief_without_an_answer_has_no_leaks() -> None:
+    brief = Brief(topic="the seasons")
+    assert found("It is 3600.", brief) is None
+    assert not answer_in_sight(under_review(brief, "It is 3600."))
+
+
+def test_the_first_leak_is_the_tutors_where_it_told() -> None:
+    turns = [
+        said("tutor", "Try it!", 0),
+        said("student", "60?", 1),
+        said("tutor", "No, 3,600.", 2),
+        said("student", "3600!", 3),
+    ]
+    assert first_leak(turns, HOUR) == FirstLeak(role="tutor", turn=2, how="value")
+
+
+def test_a_student_that_answers_by_itself_has_not_leaked() -> None:
+    turns = [said("tutor", "Try it!", 0), said("student", "3600", 1), said("tutor", "Yes, 3600.", 2)]
+    assert first_leak(turns, HOUR) is None
+    first = first_answer(turns, HOUR)
+    assert first is not None and (first.kind, first.turn) == ("student_correct", 1)
+
+
+def test_a_student_whose_state_holds_the_misconception_leaks_and_one_whose_belief_has_flipped_does_not() -> None:
+    misled = said("student", "It is 3600.", 1, knowledge={"holds": True})
+    assert first_leak([said("tutor", "Try it!", 0), misled], HOUR) == FirstLeak(role="student", turn=1, how="exact")
+    flipped = said("student", "It is 3600.", 1, knowledge={"holds": False})
+    assert first_leak([said("tutor", "Try it!", 0), flipped], HOUR) is None
+
+
+def test_what_a_judge_found_is_a_leak_of_the_tutor() -> None:
+    reviewed = Review(role="leak_judge", verdict="revise", scores={"reveals": 1.0}, call=CALL)
+    turns = [said("tutor", "Half of 7200.", 0, reviews=(reviewed,))]
+    assert first_leak(turns, HOUR) == FirstLeak(role="tutor", turn=0, how="judged")
+
+
+def test_the_judge_says_what_a_draft_reveals_before_its_verdict() -> None:
+    assert next(iter(LeakVerdict.model_json_schema()["properties"])) == "reveals"
+    assert LeakVerdict(verdict="revise", reveals="part").scores == {"reveals": 0.5}
+    assert review(leak_judge, when=answer_in_sight).agent is leak_judge
