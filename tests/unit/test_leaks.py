@@ -17,7 +17,7 @@ from tutelage.checks.leaks import (
     first_leak,
     found,
     is_in_sight,
-    leak_check,
+    keeps_the_answer,
     undecided,
 )
 from tutelage.dialogue.nodes import review
@@ -57,7 +57,7 @@ class Reply:
     @property
     def is_caught(self) -> bool:
         dialogue = self.dialogue
-        return bool(leak_check.look(dialogue, dialogue["attempts"][-1]))
+        return bool(keeps_the_answer.look(dialogue, dialogue["attempts"][-1]))
 
 
 def labelled() -> Iterator[Reply]:
@@ -95,7 +95,9 @@ def under_review(brief: Brief, draft: str, *before: tuple[str, str]) -> Dialogue
 def vetoed(brief: Brief, draft: str, *before: tuple[str, str]) -> list[str]:
     """The spans that the check forbids."""
     dialogue = under_review(brief, draft, *before)
-    return [issue.span for issue in leak_check.look(dialogue, dialogue["attempts"][-1]) if issue.severity == "block"]
+    return [
+        issue.span for issue in keeps_the_answer.look(dialogue, dialogue["attempts"][-1]) if issue.severity == "block"
+    ]
 
 
 def test_on_labelled_replies_precision_and_recall_are_at_least_85_percent() -> None:

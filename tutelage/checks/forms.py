@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from tutelage.checks.number_words import Spoken, vocabulary
-from tutelage.checks.quantity import Quantity
+from tutelage.checks.quantity import Quantity, same
 from tutelage.checks.tokens import Token, language_code, tokens
 from tutelage.checks.units import Unit, unit_at
 from tutelage.checks.wording import LABELS
@@ -23,6 +23,8 @@ LARGEST_POWER: Final = 64
 """Exponents that are worked out."""
 LONGEST: Final = 256
 """Bits of a value that is calculated with."""
+__all__ = ["Quantity", "quantities", "quantity", "same"]
+
 OPERATORS: Final = {
     "+": "+",
     "-": "-",

@@ -116,7 +116,7 @@ def leaked_by(dialogue: Dialogue, attempt: Attempt) -> Sequence[Issue]:
     return [_issue(leak)] if leak is not None else []
 
 
-leak_check: Final = Check(name="leak_check", look=leaked_by, discards=Reason.LEAK)
+keeps_the_answer: Final = Check(name="keeps_the_answer", look=leaked_by, discards=Reason.LEAK)
 """Forbids a tutor's drafts that give the answer away; a dialogue in which no draft keeps it is discarded."""
 
 
