@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
 
 from tutelage import Brief, Cast, Dialogue, Limits, Player, max_messages, speak, stop_or
 from tutelage.agents import student, tutor
@@ -51,23 +52,10 @@ def graph() -> StateGraph[Dialogue, Cast]:
     return graph
 
 
-def enrolment() -> StateGraph[Dialogue, Cast]:
-    """Enrols the student, and no more."""
-    graph = StateGraph(Dialogue, context_schema=Cast)
-    graph.add_node("enrol", enrol(student))
-    graph.add_edge(START, "enrol")
-    graph.add_edge("enrol", END)
-    return graph
-
-
-ENROLMENT = enrolment().compile()
-
-
 async def enrolled(seed: int, prompts: PromptLibrary = PROMPTS, **students: Any) -> dict[str, Any]:
     """What is settled about the student of a dialogue: its profiles and findings."""
     cast = Cast(prompts=prompts, students=Students(**students))
-    end = await ENROLMENT.ainvoke({"id": "d", "seed": seed, "brief": BRIEF, "turns": []}, context=cast)
-    return {key: end[key] for key in ("profiles", "findings") if end.get(key)}
+    return await enrol(student)({"id": "d", "seed": seed, "brief": BRIEF, "turns": []}, Runtime(context=cast))
 
 
 async def test_over_many_dialogues_each_persona_meets_each_technique_about_equally_often() -> None:

@@ -28,8 +28,8 @@ class Enrol:
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Draws a persona and, in the share of dialogues that the run wants, a technique."""
-        cast, brief = runtime.context, brief_of(state)
-        persona = drawn(state, "persona", wanted_personas(cast.students.personas, cast.prompts))
+        cast, brief, role = runtime.context, brief_of(state), self.student.role
+        persona = drawn(state, f"persona of {role}", wanted_personas(cast.students.personas, cast.prompts))
         profile = {} if persona == NOBODY else persona_profile(persona, brief, cast.prompts)
         found = {}
         if happens(state, "adversarial", cast.students.adversarial):
@@ -37,7 +37,7 @@ class Enrol:
             profile[TACTIC] = tactic(technique, brief, cast.prompts)
             found[FINDING] = technique
         return {
-            **({"profiles": {self.student.role: profile}} if profile else {}),
+            **({"profiles": {role: profile}} if profile else {}),
             **({"findings": found} if found else {}),
         }
 
