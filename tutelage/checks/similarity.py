@@ -1,0 +1,209 @@
+"""How alike two texts are, and what one adds to another: by their words, without a model."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
+
+from tutelage.checks.languages import FUNCTION_WORDS
+
+SAME_SAID_AGAIN: Final = 0.8
+"""From which share of three-word sequences in common two turns of one speaker say the same."""
+FEWEST_WORDS: Final = 8
+"""Of a turn that can be a repetition: "Can you show me how?" may be asked twice."""
+
+Trigram: TypeAlias = tuple[str, str, str]
+
+# A number with its fraction is one word, and so is each sign of a calculation: `1/2 + 1/3` is not `1/2 - 1/3`. Scripts that
+# put no space between words are read in pairs of characters.
+_PAIR: Final = r"(?=([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2}))."
+_WORD: Final = re.compile(
+    rf"{_PAIR}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\d+(?:[./,:]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*|[-+*/=^<>\u00d7\u00f7]"
+)
+_SIGNS: Final = frozenset("-+*/=^<>\u00d7\u00f7")
+_ACKNOWLEDGED: Final = frozenset(
+    [
+        "absolutely",
+        "ah",
+        "aha",
+        "alright",
+        "amazing",
+        "awesome",
+        "certainly",
+        "cool",
+        "correct",
+        "definitely",
+        "exactly",
+        "excellent",
+        "fantastic",
+        "fine",
+        "glad",
+        "good",
+        "got",
+        "great",
+        "haha",
+        "hello",
+        "hey",
+        "hi",
+        "hm",
+        "hmm",
+        "indeed",
+        "interesting",
+        "know",
+        "maybe",
+        "mhm",
+        "nice",
+        "nope",
+        "ok",
+        "okay",
+        "oh",
+        "perfect",
+        "perhaps",
+        "please",
+        "probably",
+        "really",
+        "right",
+        "see",
+        "sense",
+        "sorry",
+        "sounds",
+        "sure",
+        "thank",
+        "thanks",
+        "think",
+        "totally",
+        "true",
+        "uh",
+        "um",
+        "understand",
+        "understood",
+        "welcome",
+        "well",
+        "wonderful",
+        "wow",
+        "wrong",
+        "yeah",
+        "yep",
+        "yes",
+        "yup",
+        "ach",
+        "ahso",
+        "alles",
+        "bitte",
+        "danke",
+        "denke",
+        "doch",
+        "echt",
+        "einverstanden",
+        "entschuldigung",
+        "falsch",
+        "genau",
+        "glaube",
+        "gut",
+        "hallo",
+        "herrlich",
+        "ja",
+        "jawohl",
+        "jep",
+        "keine",
+        "klar",
+        "klingt",
+        "klasse",
+        "leider",
+        "logisch",
+        "mal",
+        "moin",
+        "na",
+        "naja",
+        "natürlich",
+        "nee",
+        "nein",
+        "okey",
+        "perfekt",
+        "prima",
+        "richtig",
+        "sicher",
+        "sorry",
+        "stimmt",
+        "super",
+        "toll",
+        "verstanden",
+        "verstehe",
+        "vielleicht",
+        "weiss",
+        "wohl",
+        "wunderbar",
+    ]
+)
+_EMPTY: Final = FUNCTION_WORDS["en"] | FUNCTION_WORDS["de"] | _ACKNOWLEDGED | _SIGNS
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they compare: letter case does not count, numbers and signs of arithmetic are words."""
+    return [match.group(1) or match.group() for match in _WORD.finditer(text.casefold())]
+
+
+def trigrams(words: Sequence[str]) -> frozenset[Trigram]:
+    """The sequences of three words that a text holds."""
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
+
+
+def jaccard(one: frozenset[Trigram], other: frozenset[Trigram]) -> float:
+    """What two sets have in common, as a share of all they hold: from 0 to 1; two empty ones have nothing in common."""
+    together = len(one | other)
+    return len(one & other) / together if together else 0.0
+
+
+def repeated(text: str, earlier: Iterable[str]) -> str | None:
+    """The earlier text that this one says again, if it does: three-word sequences with a Jaccard index of .8 and more.
+
+    One with a number that was not there says something new, however much of the rest is the same.
+    """
+    said = words(text)
+    if len(said) < FEWEST_WORDS:
+        return None
+    sequences, numbers = trigrams(said), _numbers(said)
+    for before in earlier:
+        # Texts whose lengths differ by more than twice cannot share so much; most are told apart by this alone.
+        if len(text) > 2 * len(before) or len(before) > 2 * len(text):
+            continue
+        compared = words(before)
+        if numbers <= _numbers(compared) and jaccard(sequences, trigrams(compared)) >= SAME_SAID_AGAIN:
+            return before
+    return None
+
+
+def content_words(text: str) -> frozenset[str]:
+    """What carries something: calculations, and words that are no function words and no "yes, great, I see".
+
+    Function words are known of English and German; those of other languages count.
+    """
+    said = words(text)
+    return frozenset(said).union(_calculations(said)) - _EMPTY
+
+
+def adds_nothing(texts: Sequence[str], before: Sequence[str]) -> bool:
+    """Whether no text of a sequence has a content word that was not said earlier, in it or in the texts before it."""
+    said = [*before, *texts]
+    # From the end: what is new is found there first, and most often.
+    return not any(_adds(said[place], said[:place]) for place in reversed(range(len(before), len(said))))
+
+
+def _adds(text: str, earlier: Sequence[str]) -> bool:
+    new = content_words(text)
+    together = "\n".join(earlier).casefold()
+    # Most often; and to find words takes twenty times as long. Calculations may be written with other spaces.
+    if any(" " not in word and word not in together for word in new):
+        return True
+    for other in earlier:
+        new -= content_words(other)
+    return bool(new)
+
+
+def _numbers(said: Sequence[str]) -> frozenset[str]:
+    return frozenset(word for word in said if word[0].isdigit())
+
+
+def _calculations(said: Sequence[str]) -> Iterator[str]:
+    for left, sign, right in zip(said, said[1:], said[2:], strict=False):
+        if (sign in _SIGNS or sign == "x") and left[0].isdigit() and right[0].isdigit():
+            yield f"{left} {sign} {right}"
