@@ -106,20 +106,25 @@ def review_messages(script: Script, turns: Turns, draft: str, reviewer: str) -> 
     return [("system", script.reviewers), ("user", "\n\n".join(parts))]
 
 
-def accepted(draft: Draft) -> bool:
-    """Whether every reviewer accepts it."""
-    return all(review["verdict"] == "accept" for review in draft["reviews"])
+def what_is_said(drafts: Sequence[Draft], revisions: int) -> str | None:
+    """What is said once the last draft has been reviewed, or None if it goes back, as the gate of `lesson` has it.
+
+    The simulated reviewers' issues all point at words of the draft, so all of them count.
+    """
+    *before, last = drafts
+    if not _weight(last)[1]:
+        return last["text"]
+    if before and not _weight(last) < _weight(before[-1]):
+        return before[-1]["text"]
+    return last["text"] if len(drafts) > revisions else None
 
 
-def best(drafts: Sequence[Draft]) -> str:
-    """The text of the draft with the fewest blocking issues, then major, then minor ones; the latest of equals."""
-
-    def badness(draft: Draft) -> tuple[int, int, int]:
-        severities = [issue["severity"] for review in draft["reviews"] for issue in review["issues"]]
-        return severities.count("block"), severities.count("major"), severities.count("minor")
-
-    chosen: Draft = min(reversed(drafts), key=badness)
-    return chosen["text"]
+def _weight(draft: Draft) -> tuple[int, int]:
+    """How many issues block it, and how many block it or are major."""
+    reviews = (review for review in draft["reviews"] if review["verdict"] == "revise")
+    severities = [issue["severity"] for review in reviews for issue in review["issues"]]
+    block = severities.count("block")
+    return block, block + severities.count("major")
 
 
 def write_briefs(path: Path, first: int, count: int) -> list[Brief]:

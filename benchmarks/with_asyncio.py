@@ -13,11 +13,10 @@ from benchmarks.lesson import (
     Messages,
     Review,
     Script,
-    accepted,
-    best,
     review_messages,
     student_messages,
     tutor_messages,
+    what_is_said,
 )
 from tutelage.dialogue.turn import Verdict
 
@@ -58,13 +57,12 @@ class Lesson:
 
     async def _reviewed_draft(self, script: Script, turns: list[tuple[str, str]]) -> str:
         drafts: list[Draft] = []
-        while len(drafts) <= self._job.revisions:
+        while True:
             text = await self._say(tutor_messages(script, turns, drafts))
             reviews = await asyncio.gather(*(self._review(script, turns, text, reviewer) for reviewer in script.tasks))
             drafts.append({"text": text, "reviews": reviews})
-            if accepted(drafts[-1]):
-                return text
-        return best(drafts)
+            if (final := what_is_said(drafts, self._job.revisions)) is not None:
+                return final
 
     async def _review(self, script: Script, turns: list[tuple[str, str]], draft: str, reviewer: str) -> Review:
         reply = await self._say(review_messages(script, turns, draft, reviewer), response_format=RESPONSE_FORMAT)

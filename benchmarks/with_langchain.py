@@ -20,11 +20,10 @@ from benchmarks.lesson import (
     Messages,
     Review,
     Script,
-    accepted,
-    best,
     review_messages,
     student_messages,
     tutor_messages,
+    what_is_said,
 )
 from tutelage.dialogue.turn import Verdict
 
@@ -92,9 +91,8 @@ def lesson(model: ChatOpenAI) -> StateGraph[State, Context, State, State]:
     async def gate(state: State, runtime: Runtime[Context]) -> dict[str, Any]:
         draft: Draft = {"text": state["draft"], "reviews": sorted(state["reviews"], key=operator.itemgetter("role"))}
         drafts = [*state.get("sent_back", []), draft]
-        if not accepted(draft) and len(drafts) <= runtime.context.job.revisions:
+        if (text := what_is_said(drafts, runtime.context.job.revisions)) is None:
             return {"sent_back": drafts, "reviews": Overwrite([])}
-        text = draft["text"] if accepted(draft) else best(drafts)
         return {"turns": [("tutor", text)], "sent_back": [], "reviews": Overwrite([])}
 
     async def student(state: State, runtime: Runtime[Context]) -> dict[str, Any]:

@@ -182,6 +182,9 @@ class LimitsConfig(Section):
     outgrown: Literal["end", "drop", "summarise"] = "end"
     """What happens to a dialogue whose next call would not fit `tokens`: it ends; or its oldest turns are no longer shown;
     or they are shown as a summary that the speaker's model writes."""
+    turn_tokens: int | None = Field(default=None, ge=64)
+    """What the drafts of one turn and their reviews may take together, prompts and completions: no draft is sent back
+    that would need more. Eight times `tokens` if not given."""
 
 
 class EvidenceConfig(Section):

@@ -74,9 +74,10 @@ def test_a_config_without_models_makes_a_whole_dialogue(transcript: Transcript) 
 
 def test_both_reviewers_judge_each_draft(transcript: Transcript) -> None:
     for attempt in drafts(transcript):
-        assert [review.role for review in attempt.reviews] == ["critic", "fact_checker"]
-        accepted = all(review.verdict == "accept" for review in attempt.reviews)
-        assert accepted == (attempt.status == "accepted" and not attempt.forced)
+        roles = [review.role for review in attempt.reviews]
+        assert roles == ["critic", "fact_checker"] or roles == ["cycle"], "nobody is asked about what is said again"
+        if all(review.verdict == "accept" for review in attempt.reviews):
+            assert (attempt.status, attempt.forced) == ("accepted", False)
 
 
 def test_the_embedded_model_plays_all_roles(transcript: Transcript) -> None:
@@ -84,7 +85,7 @@ def test_the_embedded_model_plays_all_roles(transcript: Transcript) -> None:
     assert {(call.model, call.adapter) for call in calls} == {("SmolLM2-135M-Instruct", None)}
     assert transcript.lineage.parents == ["SmolLM2-135M-Instruct"]
     assert all(call.prompt_tokens and call.completion_tokens and call.seconds for call in calls)
-    assert transcript.usage.calls == len(calls) == 2 + 3 * len(drafts(transcript))
+    assert transcript.usage.calls == len(calls) == 2 + sum(1 + _reviews(draft) for draft in drafts(transcript))
 
 
 def test_a_role_finds_its_former_prompt_in_the_cache(transcript: Transcript) -> None:
@@ -127,3 +128,7 @@ def test_the_server_is_gone_when_the_command_has_ended(transcript: Transcript) -
 def drafts(transcript: Transcript) -> list[Attempt]:
     """The tutor's drafts."""
     return [attempt for turn in transcript.turns if turn.role == "tutor" for attempt in turn.attempts]
+
+
+def _reviews(draft: Attempt) -> int:
+    return sum(review.call is not None for review in draft.reviews)

@@ -178,7 +178,7 @@ async def test_all_roles_are_shown_the_same_turns(tmp_path: Path, endpoint: Simu
     with Prompts(tmp_path / "run") as prompts:
         for turn in transcript.turns:
             calls = [attempt.call for attempt in turn.attempts]
-            calls += [review.call for attempt in turn.attempts for review in attempt.reviews]
+            calls += [review.call for attempt in turn.attempts for review in attempt.reviews if review.call]
             texts = ["".join(message["content"] for message in prompts.messages(call.prompt_sha256)) for call in calls]
             shown = [[each.index for each in transcript.turns[: turn.index] if each.text in text] for text in texts]
             assert all(each == shown[0] for each in shown)
@@ -268,11 +268,23 @@ def cast_of(model: ScriptedModel, **limits: Any) -> Cast:
 
 async def test_drafts_that_pile_up_in_a_turn_count_as_well() -> None:
     model = Talker(accepts=False)
-    cast = cast_of(model, messages=9, tokens=900, outgrown="drop", revisions=6)
+    cast = cast_of(model, messages=9, tokens=1300, outgrown="drop", revisions=6, turn_tokens=1_000_000)
     dialogue: Any = await long_lesson().compile().ainvoke({"id": "d", "brief": Brief(topic="Sums")}, context=cast)
     assert len(dialogue["turns"]) == 9
     assert {len(turn.attempts) for turn in dialogue["turns"] if turn.role == "tutor"} == {7}
     assert dialogue["shortened"]
+
+
+FALLING = (
+    "block block block",
+    "block block major",
+    "block block",
+    "block major major",
+    "block major",
+    "block",
+    "major",
+)
+"""What is wrong with one draft after another: each is better than the one before it."""
 
 
 class Talker(ScriptedModel):
@@ -282,6 +294,7 @@ class Talker(ScriptedModel):
     _accepts: bool = PrivateAttr()
     _hangs: Callable[[str, int], bool] = PrivateAttr()
     _stuck: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+    _sent_back: int = PrivateAttr(0)
 
     def __init__(self, *, accepts: bool = True, hangs: Callable[[str, int], bool] = lambda view, nth: False) -> None:
         super().__init__({})
@@ -310,6 +323,8 @@ class Talker(ScriptedModel):
         if self._hangs(metadata["view"], len(self.calls)):
             self._stuck.set()
             await asyncio.Event().wait()
+        if metadata["role"] == "tutor":
+            self._sent_back = str(messages[-1].content).count("Your draft:")
         self.script[metadata["role"]] = [self._says(kwargs)]
         result = self._answer(messages, metadata, kwargs)
         message: Any = result.generations[0].message
@@ -322,8 +337,11 @@ class Talker(ScriptedModel):
     def _says(self, options: dict[str, Any]) -> Any:
         if "response_format" not in options:
             return f"{options['seed']} and so on, and on, and on. " * 4
-        issue = {"dimension": "leak", "severity": "major", "instruction": "Ask, do not tell, and be brief. " * 3}
-        return {"verdict": "accept"} if self._accepts else {"verdict": "revise", "issues": [issue]}
+        if self._accepts:
+            return {"verdict": "accept"}
+        issue = {"dimension": "leak", "span": "and so on", "instruction": "Ask, do not tell, and be brief."}
+        issues = [{**issue, "severity": severity} for severity in FALLING[self._sent_back].split()]
+        return {"verdict": "revise", "issues": issues}
 
 
 def without_times(transcript: Transcript) -> Any:

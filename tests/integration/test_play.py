@@ -149,11 +149,16 @@ def test_a_draft_that_is_said_for_want_of_a_better_one_is_named(
 ) -> None:
     worse = {**REVISE, "issues": REVISE["issues"] * 2}
     model = ScriptedModel(
-        {"tutor": ["First.", "Second."], "critic": [REVISE, worse], "fact_checker": [ACCEPT], "student": ["Hm."]}
+        {
+            "tutor": ["First: 5/6.", "Second, 5/6, it is 5/6."],
+            "critic": [REVISE, worse],
+            "fact_checker": [ACCEPT],
+            "student": ["Hm."],
+        }
     )
     config = config_for(tmp_path, limits={"messages": 1, "revisions": 1})
     play_one(config, console=console, models={"default": model})
-    assert "no revision was left: draft 1 is said all the same" in words(screen.getvalue())
+    assert "no revision was better: draft 1 is said all the same" in words(screen.getvalue())
 
 
 def test_what_a_terminal_would_obey_is_only_shown(tmp_path: Path, screen: Screen, console: Console) -> None:

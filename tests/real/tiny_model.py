@@ -84,11 +84,12 @@ LESSONS = [
 PHRASES = [
     "ask a question",
     "give a hint first",
-    "too long for the student",
-    "the fact says otherwise",
-    "one half of ten",
-    "correct the claim",
+    "the",
+    "a",
+    "is",
+    "of",
 ]
+"""Most of them stand in any draft: as the span of an issue they point at something."""
 
 VERDICTS = [
     '{"verdict":"accept","issues":[]}',

@@ -121,7 +121,7 @@ def test_a_draft_that_was_sent_back_is_set_apart_and_says_why(tmp_path: Path) ->
 
 def test_a_forced_turn_says_which_draft_was_kept_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     text = printed(run_of(tmp_path, reviewed_lesson()), id="aaaa1111")
-    assert "3  Tutor   forced: no revision was left, so draft 1 was said all the same" in text
+    assert "3  Tutor   forced: no revision was better, so draft 1 was said all the same" in text
     assert in_order(text, "3  Tutor", "draft 2, sent back", "   Well, 5/6.", "with these remarks", "✗ Critic: revise")
     assert text.count("forced") == 1
 

@@ -37,9 +37,17 @@ ACCEPT: dict[str, Any] = {"verdict": "accept", "issues": []}
 REVISE: dict[str, Any] = {
     "verdict": "revise",
     "issues": [
-        {"dimension": "leak", "severity": "block", "span": CANARY, "evidence": CANARY, "instruction": f"Ask. {CANARY}"}
+        {
+            "dimension": "leak",
+            "severity": "block",
+            "span": CANARY,
+            "evidence": f'{CANARY} says: "A sixth is half a third."',
+            "instruction": f"Ask. {CANARY}",
+        }
     ],
 }
+"""It counts, for what it quotes stands in the brief."""
+WORSE: dict[str, Any] = {**REVISE, "issues": REVISE["issues"] * 2}
 BRIEF = Brief(
     id="halves", topic="fractions", question="What is 1/2 + 1/3?", answer=("5/6",), facts=("A sixth is half a third.",)
 )
@@ -125,7 +133,7 @@ def numbered(text: str) -> Callable[[list[BaseMessage]], Said]:
 
     def say(_: list[BaseMessage]) -> str:
         said.append(None)
-        return f"{text} ({len(said)})"
+        return f"{text} ({', '.join([str(len(said))] * 4)})"
 
     return say
 
@@ -178,7 +186,7 @@ async def test_no_critique_is_in_any_prompt_of_sft(runs: Runs, tmp_path: Path, w
 
 
 async def test_no_critique_is_in_any_prompt_or_text_of_dpo(runs: Runs, tmp_path: Path) -> None:
-    await runs.play(script(critic=[REVISE, REVISE, ACCEPT]))
+    await runs.play(script(critic=[WORSE, REVISE, ACCEPT]))
     assert any(CANARY in str(prompt) for prompt in runs.sent.values())
     export(runs.path, format="dpo", out=tmp_path / "out")
     assert len(rows_of(tmp_path / "out")) == 2
@@ -193,6 +201,7 @@ async def test_a_note_that_asked_for_a_better_shape_is_not_in_the_prompt(runs: R
     misfit_of = {step.role: step.call.prompt_sha256 for step in reversed(turn.steps)}
     for role, given in (("tutor", turn.attempts[0].call), ("critic", turn.attempts[0].reviews[0].call)):
         export(runs.path, format="sft", out=tmp_path / role, role=role)
+        assert given is not None
         assert rows_of(tmp_path / role)[0]["prompt"] == runs.sent[misfit_of[role]] != runs.sent[given.prompt_sha256]
 
 
@@ -214,7 +223,8 @@ async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: 
     verdicts = [orjson.loads(row["completion"][0]["content"]) for row in rows]
     assert verdicts == [REVISE, ACCEPT, ACCEPT]
     reviews = [attempt.reviews[0] for turn in transcript.turns for attempt in turn.attempts if attempt.reviews]
-    assert [row["prompt"] for row in rows] == [runs.sent[review.call.prompt_sha256] for review in reviews]
+    calls = [review.call for review in reviews if review.call]
+    assert [row["prompt"] for row in rows] == [runs.sent[call.prompt_sha256] for call in calls]
     assert len({row["id"] for row in rows}) == len(rows)
 
 
@@ -233,7 +243,7 @@ async def test_a_role_that_assesses_learns_from_its_assessments(runs: Runs, tmp_
 
 
 async def test_dpo_pairs_each_draft_that_was_sent_back_with_the_accepted_one(runs: Runs, tmp_path: Path) -> None:
-    transcript = await runs.play(script(critic=[REVISE, REVISE, ACCEPT]))
+    transcript = await runs.play(script(critic=[WORSE, REVISE, ACCEPT]))
     export(runs.path, format="dpo", out=tmp_path / "out")
     drafts = transcript.turns[0].attempts
     rows = rows_of(tmp_path / "out")
@@ -266,26 +276,35 @@ async def test_pairs_that_teach_nothing_are_left_out_and_counted(runs: Runs, tmp
     def revise(dimension: str) -> dict[str, Any]:
         return {"verdict": "revise", "issues": [{**REVISE["issues"][0], "dimension": dimension}]}
 
+    def with_draft(text: Callable[[Turn], str], which: int = 0) -> Callable[[Turn], Turn]:
+        def change(turn: Turn) -> Turn:
+            attempts = list(turn.attempts)
+            if len(attempts) > 1:
+                attempts[which] = attempts[which].model_copy(update={"text": text(turn)})
+            return turn.model_copy(update={"attempts": attempts})
+
+        return change
+
     still_wrong = {**revise("tone"), "verdict": "accept"}
-    same = ["Which size?", "Which  size?\n", "Next?"]
-    twice = ["It is 5/6.", "It is 5/6.", "Which size?", "Next?"]
+    same = with_draft(lambda turn: f"{turn.text.replace(' ', '  ')}\n")
+    twice = with_draft(lambda turn: turn.attempts[0].text, which=1)
     await runs.play(script(**SENT_BACK_ONCE), id_="good")
-    await runs.play(script(tutor=same, **SENT_BACK_ONCE), id_="identical")
-    await runs.play(script(tutor=twice, critic=[REVISE, REVISE, ACCEPT]), id_="repeated")
+    await runs.play(script(**SENT_BACK_ONCE), id_="identical", change=same)
+    await runs.play(script(critic=[WORSE, REVISE, ACCEPT]), id_="repeated", change=twice)
     await runs.play(script(critic=[revise("tone"), still_wrong, ACCEPT]), id_="nothing mended")
-    await runs.play(script(critic=[REVISE, REVISE, REVISE, ACCEPT]), id_="forced")
+    await runs.play(script(critic=[REVISE, REVISE, ACCEPT]), id_="forced")
     summary = export(runs.path, format="dpo", out=tmp_path / "out")
     assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good", "repeated"]
-    assert summary.left_out == {"identical": 1, "repeated": 1, "nothing mended": 1, "forced": 2}
-    assert "left out: 2 forced" in str(summary)
+    assert summary.left_out == {"identical": 1, "repeated": 1, "nothing mended": 1, "forced": 1}
+    assert "left out: 1 forced" in str(summary)
     assert (
-        "| forced | the reviewers still refused what was said: no revision was left | 2 |"
+        "| forced | the reviewers still refused what was said: no revision was better | 1 |"
         in card_of(tmp_path / "out")[1]
     )
 
 
 async def test_forced_turns_are_left_out_unless_they_are_asked_for(runs: Runs, tmp_path: Path) -> None:
-    transcript = await runs.play(script(critic=[REVISE, REVISE, REVISE, ACCEPT]))
+    transcript = await runs.play(script(critic=[REVISE, REVISE, ACCEPT]))
     assert any(attempt.forced for attempt in transcript.turns[0].attempts)
     without = export(runs.path, format="sft", out=tmp_path / "without")
     assert [row["turn"] for row in rows_of(tmp_path / "without")] == [2]
@@ -299,7 +318,7 @@ async def test_forced_turns_are_left_out_unless_they_are_asked_for(runs: Runs, t
 
 async def test_a_whole_dialogue_with_a_forced_turn_is_left_out(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script(), id_="good")
-    await runs.play(script(critic=[REVISE, REVISE, REVISE, ACCEPT]), id_="forced")
+    await runs.play(script(critic=[REVISE, REVISE, ACCEPT]), id_="forced")
     summary = export(runs.path, format="sft", out=tmp_path / "out", whole_dialogue=True)
     assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good"]
     assert summary.left_out == {"forced": 1}
@@ -549,7 +568,7 @@ async def test_rows_that_are_all_left_out_are_an_error_that_says_why(runs: Runs,
     await runs.play(script(critic=[REVISE]))
     with pytest.raises(ExportError, match=r"left out: 2 forced .*the option `forced` keeps"):
         export(runs.path, format="sft", out=tmp_path / "out")
-    with pytest.raises(ExportError, match="left out: 4 forced"):
+    with pytest.raises(ExportError, match="left out: 2 forced"):
         export(runs.path, format="dpo", out=tmp_path / "out")
 
 

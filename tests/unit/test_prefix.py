@@ -18,6 +18,7 @@ from tutelage.dialogue.prompt import JOINT, Prompt
 from tutelage.errors import ShapeError
 from tutelage.generation.registry import LoadedGraph, load_graph, registered_graphs
 from tutelage.testing import ScriptedModel
+from tutelage.testing.replies import draft_in
 from tutelage.testing.schema_filler import Draw, compile_regex, compile_schema
 
 BRIEF = Brief(
@@ -52,15 +53,15 @@ class Improviser(ScriptedModel):
     ) -> ChatResult:
         assert run_manager is not None
         role = run_manager.metadata["role"]
-        self.script[role] = [self._says(kwargs)]
+        self.script[role] = [self._says(kwargs, str(messages[-1].content))]
         return self._answer(messages, run_manager.metadata, kwargs)
 
-    def _says(self, options: dict[str, Any]) -> Any:
+    def _says(self, options: dict[str, Any], shown: str) -> Any:
         if self._rng.random() < 0.15:
             return ""
         if shape := options.get("response_format"):
             schema = compile_schema(shape["json_schema"]["schema"])
-            return schema(Draw(rng=self._rng, accept_rate=0.4))
+            return schema(Draw(rng=self._rng, accept_rate=0.4, quotable=draft_in(shown)))
         outputs = options.get("structured_outputs", {})
         if "choice" in outputs:
             return self._rng.choice(outputs["choice"])

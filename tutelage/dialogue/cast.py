@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from langchain_core.language_models import BaseChatModel
@@ -28,6 +29,9 @@ class Limits:
     """Prompt and completion of one call together."""
     outgrown: Literal["end", "drop", "summarise"] = "end"
     """What happens to a dialogue whose next call would not fit `tokens`."""
+    turn_tokens: int | None = None
+    """Prompts and completions of one turn together, its drafts' and its judges': no draft is sent back that would need
+    more. None: eight times `tokens`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,8 @@ class Evidence:
     """LangChain tools that are given a claim and answer with passages."""
     passages: int = 5
     """How many passages of each tool are looked at for a claim."""
+    folder: Path = field(default_factory=Path)
+    """What the paths of the briefs' documents are relative to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,96 +1,92 @@
 """The critique loop: a draft, its reviewers in parallel, and a gate that accepts it or sends it back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Overwrite
 
 from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.arbiter import arbitrate
 from tutelage.dialogue.candidates import Choose
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.nodes import Update, accept, draft, review
+from tutelage.dialogue.checking import Check
+from tutelage.dialogue.cycles import CYCLE
+from tutelage.dialogue.gate import Gate
+from tutelage.dialogue.nodes import Update, draft, review
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Router, stop_or
-from tutelage.dialogue.turn import Attempt, Review
-from tutelage.dialogue.view import drafts
+from tutelage.errors import GraphError
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A node that decides on the draft under review once all its reviewers have spoken. It calls no model."""
+class Reviewer(Protocol):
+    """A node of one's own that reviews a draft: it gives `{"reviews": [Review], "steps": […]}`."""
 
-    reviewers: tuple[str, ...]
-    max_revisions: int | None
+    @property
+    def agent(self) -> Agent:
+        """In whose role it reviews."""
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
-        """Accepts the draft, or sends it back, or keeps the best one when no revision is left."""
-        reviewed = _with_reviews(state["attempts"][-1], state["reviews"], self.reviewers)
-        attempts = [*state["attempts"][:-1], reviewed]
-        revisions = runtime.context.limits.revisions if self.max_revisions is None else self.max_revisions
-        if reviewed.status != "accepted" and len(drafts(attempts)) <= revisions:
-            return {"attempts": Overwrite(attempts), "reviews": Overwrite([])}
-        if reviewed.status != "accepted":
-            best = best_draft(attempts)
-            reviewed = attempts[best].model_copy(update={"status": "accepted", "forced": True})
-            attempts[best] = reviewed
-        return accept(state, state["speaker"], attempts, reviewed)
+        """Reviews the draft under way; gives nothing where there is nothing to judge."""
 
 
 def add_critique_loop(
     graph: StateGraph[Any, Any, Any, Any],
     speaker: Agent,
     *,
-    reviewers: Sequence[Agent],
+    reviewers: Sequence[Agent | Reviewer] = (),
+    checks: Sequence[Check] = (),
     then: str | Router,
     max_revisions: int | None = None,
+    arbiter: Agent | None = None,
     candidates: int = 1,
     choose: Choose | None = None,
 ) -> None:
-    """Adds a speaker whose drafts are reviewed before they are said.
+    """Adds a speaker whose drafts are looked at before they are said.
 
-    The speaker's node has the name of its role, and so have the reviewers', who work in parallel. A draft is accepted
-    when no reviewer has an issue to send it back for; otherwise it goes back with their issues. After the last revision
-    the best draft is kept, marked `forced`.
+    The speaker's node has the name of its role, and so have the reviewers', who work in parallel. A draft goes back when
+    a reviewer has a blocking or major issue that points at something: its `span` stands in the draft, or its `evidence`
+    in what the reviewer was shown. A revision takes a draft's place only if fewer of its issues are blocking, or as many
+    and fewer of them major, or if the arbiter prefers it in both orders. One that is no better ends the loop. What is
+    said although it was sent back is marked `forced`.
 
     Args:
         graph: The graph to add to.
         speaker: Who drafts. Lead an edge to the node of its role.
-        reviewers: Who reviews each draft.
+        reviewers: Who reviews each draft: agents, what `review` returns, or nodes of one's own.
+        checks: Code that looks at each draft first. One that it vetoes goes back without a review, and is never said
+            unless the check's `discards` is None and no draft passes.
         then: The node that follows an accepted turn, or what `stop_or` returns.
         max_revisions: How often a draft may be sent back; the run's `limits.revisions` if not given.
+        arbiter: Compares two drafts where their issues do not show which is better.
         candidates: How many candidates each draft is chosen from.
         choose: Which of them is reviewed, as for `speak`.
+
+    Raises:
+        GraphError: Nobody and nothing looks at the drafts, or an agent cannot do its part.
     """
+    if not reviewers and not checks:
+        raise GraphError(
+            f"nobody looks at the drafts of {speaker.role!r}: give `reviewers` or `checks`, or use `speak`"
+        )
+    looking = (*checks, CYCLE)
+    nodes = [review(each) if isinstance(each, Agent) else each for each in reviewers]
+    sees = {node.agent.role: node.agent.sees for node in nodes}
     gate = f"{speaker.role}_gate"
-    names = [reviewer.role for reviewer in reviewers]
-    graph.add_node(speaker.role, draft(speaker, candidates=candidates, choose=choose))
-    for reviewer in reviewers:
-        graph.add_node(reviewer.role, review(reviewer))
-        graph.add_edge(speaker.role, reviewer.role)
-    graph.add_node(gate, Gate(tuple(names), max_revisions))
-    graph.add_edge(names, gate)
+    drafting = draft(speaker, candidates=candidates, choose=choose, checks=looking)
+    # What a graph's own state carries beyond a Dialogue may be in the speaker's mind.
+    graph.add_node(speaker.role, drafting, input_schema=graph.state_schema)
+    for node in nodes:
+        graph.add_node(node.agent.role, node)
+        graph.add_edge(speaker.role, node.agent.role)
+    last = [*sees] or [speaker.role]
+    if arbiter is not None:
+        graph.add_node(arbiter.role, arbitrate(arbiter, sees))
+        graph.add_edge(last, arbiter.role)
+        last = [arbiter.role]
+    graph.add_node(gate, Gate(sees, looking, max_revisions))
+    graph.add_edge(last, gate)
     onward = stop_or(then) if isinstance(then, str) else then
-    graph.add_conditional_edges(gate, replace(onward, speaker=speaker.role))
-
-
-def best_draft(attempts: Sequence[Attempt]) -> int:
-    """The index of the draft with the fewest blocking issues, then major, then minor ones; the latest of equals.
-
-    Candidates that were not chosen were never reviewed, and do not count.
-    """
-
-    def badness(index: int) -> tuple[int, int, int, int]:
-        severities = [issue.severity for review in attempts[index].reviews for issue in review.issues]
-        return severities.count("block"), severities.count("major"), severities.count("minor"), -index
-
-    return min((n for n, attempt in enumerate(attempts) if attempt.status != "superseded"), key=badness)
-
-
-def _with_reviews(attempt: Attempt, reviews: Sequence[Review], order: Sequence[str]) -> Attempt:
-    in_order = sorted(reviews, key=lambda review: order.index(review.role))
-    # A critique that points at nothing gives the speaker nothing to mend, so it sends nothing back.
-    accepted = not any(review.verdict == "revise" and review.issues for review in in_order)
-    return attempt.model_copy(update={"reviews": in_order, "status": "accepted" if accepted else "rejected"})
+    discards = any(check.discards for check in checks)
+    graph.add_conditional_edges(gate, replace(onward, speaker=speaker.role, discards=discards))

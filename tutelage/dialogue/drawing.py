@@ -12,8 +12,9 @@ from typing import Any
 from langchain_core.runnables.graph import Edge
 from langgraph.graph import END, START, StateGraph
 
-from tutelage.dialogue.critique import Gate
-from tutelage.dialogue.nodes import Assess, Draft, ReviewDraft, Speak
+from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.gate import Gate
+from tutelage.dialogue.nodes import Draft, Speak
 from tutelage.errors import UserError
 
 _STYLES = {
@@ -87,9 +88,11 @@ def _kind(graph: StateGraph[Any, Any, Any, Any], name: str) -> str:
     action = getattr(runnable, "afunc", None) or getattr(runnable, "func", None)
     if isinstance(action, Speak | Draft):
         return "speaker"
-    if isinstance(action, ReviewDraft | Assess):
-        return "judge"
-    return "gate" if isinstance(action, Gate) else "step"
+    if isinstance(action, Gate):
+        return "gate"
+    # Also a node of one's own that has a judging agent: a reviewer that looks for evidence, an arbiter.
+    agent = getattr(action, "agent", None)
+    return "judge" if isinstance(agent, Agent) and agent.task is not None else "step"
 
 
 def _node(key: str, name: str, kind: str) -> str:

@@ -3,8 +3,9 @@
 Each gives a LangGraph node, `async (state, runtime: Runtime[Cast]) -> update`, that makes one model call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from langgraph.graph import StateGraph
@@ -21,6 +22,7 @@ from tutelage.dialogue.candidates import Choose, check_choice, chosen
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.checking import Check, checked, is_vetoed
 from tutelage.dialogue.outgrown import Shown, ask_within_limit
+from tutelage.dialogue.panel import ask_panel
 from tutelage.dialogue.shapes import Shape
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Review, Step, Turn, Verdict
@@ -91,19 +93,16 @@ class ReviewDraft:
     when: Callable[[Dialogue], bool] | None = None
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
-        """Asks for a verdict on the last draft; not where a check has vetoed it, or there is nothing to judge."""
+        """Asks for a verdict on the last draft, each member of a panel for its own.
+
+        Nobody is asked where a check has vetoed the draft, or there is nothing to judge.
+        """
         if is_vetoed(state) or (self.when is not None and not self.when(state)):
             return {}
-        reply, shown = await _judgement(self.agent, self.agent.reply or Verdict, state, runtime.context)
-        verdict = cast(Verdict, reply.value)
-        review = Review(
-            role=self.agent.role,
-            verdict=verdict.verdict,
-            issues=verdict.issues,
-            scores=getattr(verdict, "scores", {}),
-            call=reply.call,
-        )
-        return {"reviews": [review], "steps": [*shown.steps, *reply.misfits], **shown.update}
+        replies, shown = await _judgement(self.agent, self.agent.reply or Verdict, state, runtime.context, ask_panel)
+        misfits = [misfit for reply in replies for misfit in reply.misfits]
+        reviews = [_review(self.agent.role, reply) for reply in replies]
+        return {"reviews": reviews, "steps": [*shown.steps, *misfits], **shown.update}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ class Assess:
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for the judgement, and keeps it with the last turn: private, under the role's name."""
-        reply, shown = await _judgement(self.agent, self.reply, state, runtime.context)
+        (reply,), shown = await _judgement(self.agent, self.reply, state, runtime.context, partial(ask_for_several, 1))
         step = Step(kind="assessment", role=self.agent.role, text=reply.text, call=reply.call)
         *before, last = state["turns"]
         said = reply.value.model_dump(mode="json") if isinstance(reply.value, BaseModel) else reply.value
@@ -274,17 +273,29 @@ def _attempt(reply: Reply[Any], mind: dict[str, Any]) -> Attempt:
     return Attempt(text=private.pop("utterance"), status="pending", private=private, mind=mind, call=reply.call)
 
 
-async def _judgement(agent: Agent, shape: Shape, state: Dialogue, context: Cast) -> tuple[Reply[Any], Shown]:
+async def _judgement(
+    agent: Agent, shape: Shape, state: Dialogue, context: Cast, ask: Callable[..., Awaitable[list[Reply[Any]]]]
+) -> tuple[list[Reply[Any]], Shown]:
     occasion = occasion_of(state)
-    replies, shown = await ask_within_limit(
+    return await ask_within_limit(
         agent,
         state,
         context,
         occasion,
         lambda dialogue: judge_prompt(agent, dialogue, context.prompts),
-        lambda prompt: ask_for_several(1, shape, agent, prompt, context, occasion),
+        lambda prompt: ask(shape, agent, prompt, context, occasion),
     )
-    return replies[0], shown
+
+
+def _review(role: str, reply: Reply[Any]) -> Review:
+    verdict = cast(Verdict, reply.value)
+    return Review(
+        role=role,
+        verdict=verdict.verdict,
+        issues=verdict.issues,
+        scores=getattr(verdict, "scores", {}),
+        call=reply.call,
+    )
 
 
 def occasion_of(state: Dialogue) -> Occasion:

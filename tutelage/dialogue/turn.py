@@ -193,7 +193,7 @@ class Attempt(Record):
     """Rejected: sent back. Superseded: a candidate that was not chosen. Pending: still under review when the dialogue
     failed, so found only under `unfinished`."""
     forced: bool = False
-    """Accepted only because no revision was left: the best draft, not a good one."""
+    """Accepted only because no revision was better: the best draft, not a good one."""
     private: dict[str, Any] = Field(default_factory=dict)
     """What a reply with a shape held besides the utterance."""
     mind: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)

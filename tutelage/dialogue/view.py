@@ -6,12 +6,13 @@ a speaker (drafts that were sent back) and a judge's task therefore stand at the
 dialogue has outgrown its limit does its beginning change, and then for many turns at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
+from tutelage.dialogue.judging import as_judged
 from tutelage.dialogue.prompt import Message, Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Shortening
@@ -22,6 +23,8 @@ GO_ON = "Go on."
 """What a role that speaks twice in a row is told in between."""
 SCRIPT = "The dialogue so far:"
 """What stands before the dialogue where a judge is shown it, unless its prompt's front matter has a `script`."""
+DRAFT = "draft of the next turn:"
+"""What stands before a draft where a judge is shown it, after its speaker's name."""
 NOT_SHOWN = "(What was said before is no longer shown.)"
 """What stands in place of the turns of a dialogue that has outgrown its limit."""
 IN_SHORT = "What was said before, in short:"
@@ -61,10 +64,10 @@ def judge_prompt(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> Pr
 
     Agents with the same `prompt` and `sees` are shown the same up to their task.
     """
-    parts = _script(str(prompts.template(agent.template).meta.get("script", SCRIPT)), dialogue)
+    parts = _judged_script(agent, dialogue, prompts)
     speaker = dialogue.get("speaker", "")
     if attempts := dialogue.get("attempts"):
-        parts += [f"{name(speaker)}, draft of the next turn:", attempts[-1].text]
+        parts += [f"{name(speaker)}, {DRAFT}", as_judged(attempts[-1].text)]
     parts += _task(agent, dialogue, speaker, prompts)
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
 
@@ -73,9 +76,9 @@ def choice_prompt(
     agent: Agent, dialogue: Dialogue, speaker: str, candidates: Sequence[Attempt], prompts: PromptLibrary
 ) -> Prompt:
     """The prompt for a role that chooses between candidates for `speaker`'s next turn, which have numbers from 1."""
-    parts = _script(str(prompts.template(agent.template).meta.get("script", SCRIPT)), dialogue)
+    parts = _judged_script(agent, dialogue, prompts)
     for number, candidate in enumerate(candidates, start=1):
-        parts += [f"{name(speaker)}, candidate {number} for the next turn:", candidate.text]
+        parts += [f"{name(speaker)}, candidate {number} for the next turn:", as_judged(candidate.text)]
     parts += _task(agent, dialogue, speaker, prompts)
     return Prompt((_system(agent, dialogue, prompts), Message("user", tuple(parts))))
 
@@ -100,11 +103,17 @@ def drafts(attempts: Sequence[Attempt]) -> list[Attempt]:
     return [attempt for attempt in attempts if attempt.status != "superseded"]
 
 
-def _script(heading: str, dialogue: Dialogue) -> list[str]:
+def _judged_script(agent: Agent, dialogue: Dialogue, prompts: PromptLibrary) -> list[str]:
+    """The dialogue as a judge is shown it: without what only decorates."""
+    heading = str(prompts.template(agent.template).meta.get("script", SCRIPT))
+    return _script(heading, dialogue, shown=as_judged)
+
+
+def _script(heading: str, dialogue: Dialogue, *, shown: Callable[[str], str] = str) -> list[str]:
     shortened = shortening(dialogue)
     parts = [heading, *_in_place(shortened)]
     for turn in dialogue.get("turns", [])[shortened.turns if shortened else 0 :]:
-        parts += [label(turn.role), turn.text]
+        parts += [label(turn.role), shown(turn.text)]
     return parts
 
 

@@ -233,7 +233,7 @@ class _Stage:
         if said is None:
             self._said(turn.role, turn.text)
         elif any(attempt.forced for attempt in turn.attempts):
-            self._note(f"no revision was left: draft {said + 1} is said all the same", "bold yellow")
+            self._note(f"no revision was better: draft {said + 1} is said all the same", "bold yellow")
         elif said != len(self._drafts) - 1:
             self._note(f"draft {said + 1} is said")
         self._drafts = []

@@ -99,3 +99,10 @@ def write_between(rng: Random, shortest: int, longest: int | None, tokens: int) 
         return text
     at_word = text[: longest + 1].rsplit(" ", 1)[0]
     return at_word if shortest <= len(at_word) <= longest else text[:longest]
+
+
+def quote(rng: Random, text: str) -> str:
+    """Some words of a text that follow one another in it, up to eight; none of an empty text."""
+    words = text.split()
+    first = rng.randrange(len(words)) if words else 0
+    return " ".join(words[first : first + rng.randint(1, 8)])

@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import orjson
 
+from tutelage.dialogue.prompt import JOINT
+from tutelage.dialogue.view import DRAFT
 from tutelage.errors import ConfigError
 from tutelage.testing import prose
 from tutelage.testing.endpoint_config import EndpointConfig
 from tutelage.testing.faults import Fault
 from tutelage.testing.schema_filler import Draw, SchemaError, violation
-from tutelage.testing.tokenizer import tokenize
+from tutelage.testing.tokenizer import content_text, tokenize
 from tutelage.testing.tool_calling import Offer
 from tutelage.testing.vllm_replies import Choice, Piece
 from tutelage.testing.vllm_requests import Call, bad_request
@@ -114,7 +116,7 @@ class Replier:
     def _shaped(self, call: Call, rng: Random) -> str:
         assert call.shape is not None
         try:
-            return call.shape(Draw(rng=rng, accept_rate=self.config.accept_rate))
+            return call.shape(Draw(rng=rng, accept_rate=self.config.accept_rate, quotable=_draft(call)))
         except SchemaError as error:
             raise bad_request(f"Grammar error: {error}") from error
 
@@ -124,6 +126,17 @@ class Replier:
         mean, sigma = self.config.completion_tokens, self.config.completion_spread
         length = rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma) if sigma else mean
         return max(1, call.min_tokens, round(length))
+
+
+def draft_in(text: str) -> str:
+    """The first paragraph of the draft that a reviewer is shown with a message; empty if there is none."""
+    _, found, draft = text.rpartition(f"{DRAFT}{JOINT}")
+    return draft.partition(JOINT)[0] if found else ""
+
+
+def _draft(call: Call) -> str:
+    messages = call.body.get("messages")
+    return draft_in(content_text(messages[-1].get("content"))) if messages else ""
 
 
 def _cut(call: Call, text: str) -> Choice:

@@ -30,6 +30,8 @@ class Draw:
     rng: Random
     accept_rate: float
     """How often a `verdict` that may be accept or revise is accept."""
+    quotable: str = ""
+    """What a `span` is quoted from, as a reviewer quotes the draft; other texts are made up."""
     depth: int = 0
 
 
@@ -175,7 +177,7 @@ class _Compiler:
         required = schema.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise SchemaError("properties must be an object, and required a list")
-        samplers = {name: self._compile(value) for name, value in properties.items()}
+        samplers = {name: self._property(name, value) for name, value in properties.items()}
         extra = schema.get("additionalProperties", True)
         for name in required:
             if name not in samplers:
@@ -202,6 +204,13 @@ class _Compiler:
             return value
 
         return sample
+
+    def _property(self, name: str, schema: Any) -> Sampler:
+        sampler = self._compile(schema)
+        free = isinstance(schema, dict) and schema.keys() <= {"type", *_ANNOTATIONS} and schema.get("type") == "string"
+        if name != "span" or not free:
+            return sampler
+        return lambda draw: prose.quote(draw.rng, draw.quotable) if draw.quotable else sampler(draw)
 
     def _more(self, schema: dict[str, Any], extra: Any, *, fixed: int) -> Callable[[Draw], dict[str, Any]]:
         least, most = _bounds(schema, "minProperties", "maxProperties", fixed, max(fixed, 2))

@@ -273,7 +273,7 @@ def _turn(turn: Turn, colour: str, shown: _Shown | None) -> Iterator[RenderableT
     heading = plain(f"{turn.index + 1}  {role_name(turn.role)}", f"bold {colour}")
     said = next((number for number, attempt in enumerate(turn.attempts) if attempt.status == "accepted"), None)
     if said is not None and turn.attempts[said].forced:
-        heading.append(f"   forced: no revision was left, so draft {said + 1} was said all the same", "bold yellow")
+        heading.append(f"   forced: no revision was better, so draft {said + 1} was said all the same", "bold yellow")
     yield heading
     for number, attempt in enumerate(turn.attempts):
         yield from _sent(turn.role, attempt, shown)

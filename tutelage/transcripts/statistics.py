@@ -68,7 +68,7 @@ class Acceptance(_Count):
     """Turns whose first draft was accepted."""
     after_revision: int = 0
     forced: int = 0
-    """Turns whose best draft was said because no revision was left."""
+    """Turns whose best draft was said because no revision was better."""
     sent_back: int = 0
     """Drafts, not turns."""
 

@@ -30,7 +30,7 @@ class LeftOut(StrEnum):
 
 
 _ABOUT = {
-    LeftOut.FORCED: "the reviewers still refused what was said: no revision was left",
+    LeftOut.FORCED: "the reviewers still refused what was said: no revision was better",
     LeftOut.EMPTY: "a text is empty",
     LeftOut.IDENTICAL: "the accepted text is the draft that was sent back, word for word",
     LeftOut.REPEATED: "the same draft was sent back before in the same turn",
