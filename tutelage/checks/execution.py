@@ -14,6 +14,15 @@ MODULES: Final = (
 )  # fmt: skip
 """What a program may import, besides `sympy` where it is installed: once locked down, a process reads no module's file."""
 
+SYMPY: Final = (
+    "sympy", "sympy.physics.units.systems", "sympy.parsing.sympy_parser", "sympy.codegen.ast",
+    *(f"sympy.{part}.*" for part in (
+        "assumptions", "calculus", "combinatorics", "concrete", "functions", "geometry", "integrals", "logic", "matrices",
+        "ntheory", "polys", "printing", "series", "sets", "simplify", "solvers", "stats", "tensor",
+    )),
+)  # fmt: skip
+"""What sympy itself imports only when it is first needed."""
+
 FAILED: Final = 1
 """The exit status of a program that ended with an error."""
 OUT_OF_MEMORY: Final = 71
@@ -39,7 +48,7 @@ def run(job: Mapping[str, Any]) -> int:
         _complain(error)
     try:
         output.flush()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # its output is full, or it has closed it
         status = status or FAILED
         _complain(error)
     return status

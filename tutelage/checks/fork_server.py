@@ -33,11 +33,11 @@ Task = Callable[[Mapping[str, Any]], int]
 
 OUTPUT_BYTES: Final = 65_536
 """What a child may write to each of its two outputs."""
-BROKEN: Final = 70
-"""The exit status of a child that was never locked down, or whose task is at fault."""
+BROKEN: Final = -signal.SIGTERM
+"""How a child ends that could not be locked down: by a signal to itself, which no child sends that is locked down."""
 ORDER_BYTES: Final = 4096
-_ASIDE: Final = frozenset({"tests", "testing", "benchmarks", "plotting", "__main__", "conftest"})
-"""Parts of packages that no program has a use for."""
+_ASIDE: Final = frozenset({"tests", "benchmarks", "sampling"})
+"""Parts of packages that no program has a use for, or that import numpy, whose threads a fork would lose."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,15 +152,20 @@ class _Server:
 
 def _become_child(task: Task, files: Sequence[int], seconds: float, memory_bytes: int) -> NoReturn:
     """The whole life of a child: what it is to do is read before the door is locked, and done after."""
-    status = BROKEN
+    status = 1
     try:
-        die_with_parent()
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-        os.closerange(3, 65_536)
-        with open(0, "rb") as file:
-            job = json.loads(file.read())
-        lock_down(cpu_seconds=int(seconds) + 2, memory_bytes=memory_bytes, output_bytes=OUTPUT_BYTES)
+        try:
+            die_with_parent()
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+            os.closerange(3, 65_536)
+            with open(0, "rb") as file:
+                job = json.loads(file.read())
+            lock_down(cpu_seconds=int(seconds) + 2, memory_bytes=memory_bytes, output_bytes=OUTPUT_BYTES)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os.kill(os.getpid(), -BROKEN)
+            raise
         status = task(job)
     except BaseException:  # noqa: BLE001 - whatever it is, it must not go on as a second server
         os.write(2, traceback.format_exc().encode())

@@ -30,7 +30,10 @@ _COMMANDS: Final = (
     (r"\\(?:emptyset|varnothing)(?![a-zA-Z])", "∅"),
 )
 _FRACTION: Final = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
-_NAMES: Final = frozenset("sqrt pi sin cos tan cot sec csc asin acos atan log ln exp abs Abs oo infinity inf".split())
+_NAMES: Final = frozenset({
+    "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "log", "ln", "exp", "abs", "Abs", "oo",
+    "infinity", "inf",
+})  # fmt: skip
 _MATHEMATICAL: Final = re.compile(r"[\w\s+\-*/^().,=<>≤≥≠{}\[\]|!%°√π∞∪∩∈±\\&θ]+")
 _WORD: Final = re.compile(r"[^\W\d_]{2,}")
 _COMMAND: Final = re.compile(r"\\[a-zA-Z]+")

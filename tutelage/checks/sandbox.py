@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
-from tutelage.checks.execution import MODULES, OUT_OF_MEMORY
+from tutelage.checks.execution import MODULES, OUT_OF_MEMORY, SYMPY
 from tutelage.checks.fork_server import BROKEN, ORDER_BYTES, OUTPUT_BYTES
 from tutelage.checks.lockdown import obstacle
 from tutelage.errors import CheckerFailed, ConfigError
@@ -110,8 +110,9 @@ async def run_task(task: str, job: Mapping[str, Any], *, seconds: float, memory_
             server = _server()
             if (ended := await _attempt(server, order, job)) is not None:
                 return ended
+            said = server.last_words()
             server.close()
-    raise CheckerFailed(f"the sandbox's fork server died, and again when it was restarted: {server.last_words()}")
+    raise CheckerFailed(f"the sandbox's fork server died, and again when it was restarted: {said}")
 
 
 async def _attempt(server: "_ForkServer", order: Mapping[str, Any], job: Mapping[str, Any]) -> Ended | None:
@@ -207,9 +208,11 @@ class _ForkServer:
         self._control.close()
         self._process.kill()
         self._process.wait()
+        self._log.close()
 
     def last_words(self) -> str:
-        return _text(self._log.fileno())[-ERROR_CHARACTERS:].strip() or f"status {self._process.poll()}"
+        said = "" if self._log.closed else _text(self._log.fileno())[-ERROR_CHARACTERS:].strip()
+        return said or f"status {self._process.poll()}"
 
 
 _lock = threading.Lock()
@@ -224,6 +227,8 @@ def _server() -> _ForkServer:
         if _running is None or not _running.is_alive:
             if _running is None:
                 atexit.register(_close)
+            else:
+                _running.close()
             _running = _ForkServer()
         return _running
 
@@ -253,7 +258,7 @@ def _path() -> list[str]:
 
 @cache
 def _preload() -> list[str]:
-    return [*MODULES, *(["sympy.*"] if find_spec("sympy") else [])]
+    return [*MODULES, *(SYMPY if find_spec("sympy") else ())]
 
 
 @cache

@@ -25,7 +25,7 @@ from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Reason, discarded
 from tutelage.dialogue.turn import Step
 from tutelage.dialogue.view import brief_of, judge_prompt
-from tutelage.errors import GraphError
+from tutelage.errors import CheckerFailed, GraphError
 
 FINDING: Final = "solution"
 """Under which key of a dialogue's `findings` the result stands, and the kind of the steps."""
@@ -59,9 +59,14 @@ class Solve:
                 "findings": {FINDING: _finding("skipped", why="the brief has no question with a value as its answer")}
             }
         replies, shown = await self._replies(state, cast)
-        executions = await asyncio.gather(*(run_python(each.value.code, seconds=self.seconds) for each in replies))
-        steps = [*shown.steps, *replies[0].misfits, *map(_step, replies, executions, [self.agent] * len(replies))]
-        finding = await judge_answers([answer_of(each) for each in executions], brief.answer)
+        steps = [*shown.steps, *replies[0].misfits]
+        try:
+            executions = await asyncio.gather(*(run_python(each.value.code, seconds=self.seconds) for each in replies))
+            finding = await judge_answers([answer_of(each) for each in executions], brief.answer)
+        except CheckerFailed as error:
+            error.replies = [*steps, *(_step(each, self.agent) for each in replies)]
+            raise
+        steps += [_step(reply, self.agent, execution) for reply, execution in zip(replies, executions, strict=True)]
         update = {"findings": {FINDING: finding}, "steps": steps, **shown.update}
         if finding["verdict"] == "refuted" and cast.evidence.policy == "mark":
             finding["marked"] = True
@@ -87,8 +92,8 @@ def solve(agent: Agent, *, candidates: int = 3, seconds: float = 5.0) -> Solve:
 
     It writes `findings["solution"]`: the `verdict` (confirmed, refuted, no_majority, skipped), the `answer` that most
     programs gave, how many `agreed` on it, and the `votes`, what each of them gave. Where the run's evidence policy is
-    strict, a refuted answer discards the dialogue; under mark, the finding is `marked`. Lead on from it with
-    `stop_or(…)`, which heeds that.
+    strict, a refuted answer discards the dialogue; under mark, the finding is `marked`. So the way on from it is
+    `graph.add_conditional_edges("solve", Router("tutor", discards=True))`.
 
     Args:
         agent: Who solves. It needs a `task`, its `reply` is `Solution`, and it must not see the answer.
@@ -157,10 +162,12 @@ def _finding(
     return finding if why is None else {**finding, "why": why}
 
 
-def _step(reply: Reply[Solution], execution: Execution, agent: Agent) -> Step:
-    data = {"answer": answer_of(execution), "seconds": execution.seconds}
-    if execution.error is not None:
-        data |= {"error": execution.error, "killed_by": execution.killed_by}
+def _step(reply: Reply[Solution], agent: Agent, execution: Execution | None = None) -> Step:
+    data: dict[str, Any] = {}
+    if execution is not None:
+        data = {"answer": answer_of(execution), "seconds": execution.seconds}
+        if execution.error is not None:
+            data |= {"error": execution.error, "killed_by": execution.killed_by}
     return Step(kind=FINDING, role=agent.role, text=reply.text, data=data, call=reply.call)
 
 
