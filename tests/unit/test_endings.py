@@ -1,6 +1,7 @@
 """How dialogues end: each reason by a scripted dialogue, played by a compiled graph."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ ANSWERS = ["Large", "Smaller", "Tiny", "Equal, perhaps", "Uneven"]
     [
         ("mastered", "completed", ["How many sixths are in 1/2?"], ["So it is 5/6!"], {}),
         ("out_of_turns", "completed", QUESTIONS, ANSWERS, {"messages": 6}),
-        ("out_of_tokens", "completed", QUESTIONS, ANSWERS, {"tokens": 150}),
+        ("out_of_tokens", "completed", QUESTIONS, ANSWERS, {"tokens": 660}),
         (
             "repetition",
             "discarded",
@@ -120,14 +121,14 @@ ANSWERS = ["Large", "Smaller", "Tiny", "Equal, perhaps", "Uneven"]
     ],
 )
 async def test_a_dialogue_ends_with_its_reason(
-    reason: str, status: str, said: Sequence[str], heard: Sequence[str], limits: Mapping[str, int]
+    reason: str, status: str, said: Sequence[str], heard: Sequence[str], limits: Mapping[str, Any]
 ) -> None:
     _, outcome = await play({"tutor": said, "student": heard}, **limits)
     assert (outcome.reason, outcome.status) == (reason, status)
 
 
 async def test_the_tutor_ends_a_lesson_by_its_plan() -> None:
-    planning = Agent(role="tutor", reply=Planned)
+    planning = replace(tutor, reply=Planned)
     plans = [{"utterance": QUESTIONS[0], "ends": False}, {"utterance": "Let us leave it at that.", "ends": True}]
     dialogue, outcome = await play({"tutor": plans, "student": ANSWERS}, lesson(tutor=planning))
     assert outcome == Outcome(status="completed", reason="tutor_ended")
@@ -135,7 +136,7 @@ async def test_the_tutor_ends_a_lesson_by_its_plan() -> None:
 
 
 async def test_speakers_who_agree_end_their_debate() -> None:
-    ruling = {"agreed": True, "answer": "5/6", "why": "Both say so."}
+    ruling = {"proponent_answer": "5/6", "opponent_answer": "5/6", "agreed": True}
     _, outcome = await play({"proponent": ["2/5"], "opponent": ["5/6"], "moderator": [ruling]}, debate())
     assert outcome == Outcome(status="completed", reason="agreed")
 
@@ -171,7 +172,7 @@ async def test_a_topic_without_an_answer_may_end_with_goodbyes() -> None:
 async def test_a_student_whose_knowledge_changes_makes_progress(hits: Sequence[int], reason: str) -> None:
     said = ["Is it 2/5?", "Really 2/5?", "So, 2/5?", "It is 2/5, then?", "2/5?"]
     heard = [{"utterance": "Yes, 2/5.", "knowledge": {"hits": count}} for count in hits]
-    knowing = Agent(role="student", reply=Known)
+    knowing = replace(student, reply=Known)
     _, outcome = await play({"tutor": said, "student": heard}, lesson(student=knowing), messages=9)
     assert outcome.reason == reason
 

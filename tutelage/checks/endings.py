@@ -79,7 +79,8 @@ def farewell_loop(dialogue: Dialogue, limits: Limits) -> Outcome | None:
     if tail < IN_A_ROW:
         return None
     lesson, brief = turns[: len(turns) - tail], brief_of(dialogue)
-    taught = any(not brief.answer or gives(turn.text, brief) for turn in lesson if turn.role != "tutor")
+    given = (gives(turn.text, brief) for turn in lesson if turn.role != "tutor")
+    taught = any(given) if brief.answer else bool(lesson)
     outcome = completed(Reason.FAREWELL_LOOP) if taught else discarded(Reason.FAREWELL_LOOP)
     return outcome.model_copy(update={"cut": tail})
 

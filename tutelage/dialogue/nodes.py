@@ -81,7 +81,7 @@ class Draft:
         """Asks for a draft, on the way round a critique loop for a better one, and has the checks look at it."""
         drafted = await _attempts(self, state, runtime.context)
         update = {"speaker": self.agent.role, "attempts": drafted.attempts, "steps": drafted.steps}
-        found = checked(self.checks, state, drafted.attempts[-1])
+        found = checked(self.checks, {**state, "speaker": self.agent.role}, drafted.attempts[-1])
         return {**update, **drafted.update, **({"reviews": found} if found else {})}
 
 
