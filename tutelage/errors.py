@@ -7,6 +7,7 @@ What the user can mend ends the command with exit code 2 and a message that says
     ├── UserError                 the user can mend it: exit code 2
     │   ├── ConfigError             the config file, or a key in it
     │   ├── BriefError              a briefs file, or a line in it
+    │   ├── DocumentError           a document that claims are checked against
     │   ├── PromptError             a template: missing, broken, or asking for what its role may not see
     │   ├── GraphError              a graph: does not import, or is no graph
     │   ├── RunFolderError          a run folder: another config's, in use, not there
@@ -48,6 +49,10 @@ class ConfigError(UserError):
 
 class BriefError(UserError):
     """A briefs file, or a line in it."""
+
+
+class DocumentError(UserError):
+    """A document that claims are checked against cannot be read, or has no text."""
 
 
 class PromptError(UserError):

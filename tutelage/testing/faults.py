@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 FaultKind = Literal[
     "status", "reset", "stall", "slow", "context", "schema", "truncated", "invalid_json", "wrong_shape", "empty"
 ]
-RequestKind = Literal["chat", "completions", "shaped", "plain", "stream", "whole"]
+RequestKind = Literal["chat", "completions", "embeddings", "shaped", "plain", "stream", "whole"]
 
 
 class Fault(BaseModel):

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tutelage.testing import engine, tokenizer, vllm_replies, vllm_requests
+from tutelage.testing.embeddings import embeddings_reply
 from tutelage.testing.endpoint_config import EndpointConfig, is_loopback
 from tutelage.testing.engine import Engine, QueueFull
 from tutelage.testing.faults import Fault, FaultInjector
@@ -67,6 +68,7 @@ class Endpoint:
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completions),
+                web.post("/v1/embeddings", self.embeddings),
                 web.get("/v1/models", self.models),
                 web.get("/health", self.health),
                 web.get("/ping", self.health),
@@ -112,6 +114,10 @@ class Endpoint:
         """`POST /v1/completions`."""
         return await self._serve("completions", request)
 
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/embeddings`."""
+        return await self._serve("embeddings", request)
+
     async def _serve(self, api: Api, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         headers = {name: value for name, value in request.headers.items() if name.lower() != "authorization"}
@@ -141,6 +147,8 @@ class Endpoint:
             return _fault_status(fault)
         if fault is not None:
             await self._meet(fault, request, body)
+        if api == "embeddings":
+            return self._embedded(body, record)
         call = vllm_requests.read_call(api, body, request.headers, self.config)
         record.id = call.id
         if self.config.engine_dead:
@@ -163,6 +171,13 @@ class Endpoint:
         finally:
             self._open.pop(call.id, None)
             self.engine.abort(sequences)
+
+    def _embedded(self, body: dict[str, Any], record: RequestRecord) -> web.Response:
+        if self.config.engine_dead:
+            raise _dead()
+        reply = embeddings_reply(body, self.config)
+        record.outcome, record.prompt_tokens = "answered", reply["usage"]["prompt_tokens"]
+        return json_reply(reply)
 
     def _strike(self, api: Api, body: dict[str, Any], record: RequestRecord) -> Fault | None:
         if not self.injector.faults:

@@ -18,10 +18,10 @@ from tutelage.testing.schema_filler import Draw, SchemaError
 from tutelage.testing.tokenizer import chat_tokens, content_text, tokenize
 from tutelage.testing.tool_calling import Calling, Offer, ToolError, read_tools
 
-Api = Literal["chat", "completions"]
+Api = Literal["chat", "completions", "embeddings"]
 Shape = Callable[[Draw], str]
 """Draws a text that fits what a request asked for."""
-_PREFIX: dict[Api, str] = {"chat": "chatcmpl-", "completions": "cmpl-"}
+_PREFIX: dict[Api, str] = {"chat": "chatcmpl-", "completions": "cmpl-", "embeddings": "embd-"}
 
 
 class Refusal(Exception):
