@@ -268,7 +268,7 @@ def cast_of(model: ScriptedModel, **limits: Any) -> Cast:
 
 async def test_drafts_that_pile_up_in_a_turn_count_as_well() -> None:
     model = Talker(accepts=False)
-    cast = cast_of(model, messages=9, tokens=1300, outgrown="drop", revisions=6, turn_tokens=1_000_000)
+    cast = cast_of(model, messages=9, tokens=1000, outgrown="drop", revisions=6, turn_tokens=1_000_000)
     dialogue: Any = await long_lesson().compile().ainvoke({"id": "d", "brief": Brief(topic="Sums")}, context=cast)
     assert len(dialogue["turns"]) == 9
     assert {len(turn.attempts) for turn in dialogue["turns"] if turn.role == "tutor"} == {7}
