@@ -4,14 +4,21 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from math_verify import LatexExtractionConfig, parse, verify
 
-ROUNDED_DIGITS = 3
+ROUNDED_DIGITS: Final = 3
 """A decimal stands for a value without end if it is that value rounded to at least so many digits: 1.41 for √2."""
 
-logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+_WARM_UP: Final = (
+    (r"2\sqrt{2}", r"\frac{4}{\sqrt{2}}"),
+    (r"\{1, 2\}", r"\{2, 3\}"),
+    (r"[0, 1) \cup (2, \infty)", r"x \ge 2"),
+    (r"y = 2x + 1", r"2x - y = \sin(\pi) + e^{2} - 33\%"),
+    (r"(1, 2)", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    (r"|x| + \log_{2} 8 + 3!", r"\int_0^1 x dx + 1.5"),
+)
 
 
 def compare(job: Mapping[str, Any]) -> int:
@@ -35,7 +42,7 @@ def _same(gold: str, answer: str) -> bool | None:
 
 
 def _read(text: str) -> list[Any]:
-    configs = (LatexExtractionConfig(),)
+    configs = [LatexExtractionConfig()]
     found: list[Any] = parse(f"${text}$", configs, fallback_mode="no_fallback", parsing_timeout=None)
     return found
 
@@ -48,3 +55,10 @@ def _rounded(exact: Any, decimal: str) -> bool:
     if not getattr(exact, "is_number", False) or exact.is_rational or not exact.is_real:
         return False
     return bool(abs(exact.evalf(30) - float(decimal)) <= 0.5 * 10 ** -len(places))
+
+
+# Whoever imports this module forks the processes that compare, which can read no file: what Math-Verify imports only when
+# it is first needed, its parser among it, has to be there before. It also makes them quick.
+logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+for _pair in _WARM_UP:
+    _same(*_pair)

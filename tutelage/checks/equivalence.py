@@ -7,6 +7,7 @@ Math-Verify's own time limit is an alarm signal, which does not work in threads,
 
 import json
 import re
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Final, Literal
 
+from tutelage.checks.execution import OUT_OF_MEMORY
 from tutelage.checks.forms import quantity, same
 from tutelage.checks.notation import closing, is_mathematical, latex, plain
 from tutelage.checks.sandbox import require_sandbox, run_task
@@ -27,6 +29,7 @@ MACHINE_DIGITS: Final = 14
 """A decimal with so many significant digits was printed by a machine, which reckons in binary: the last ones mean nothing."""
 MEANT_DIGITS: Final = 12
 
+_EXHAUSTED: Final = frozenset({OUT_OF_MEMORY, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGKILL})
 _INSTALL: Final = "install it: pip install 'tutelage[maths]'"
 _YES, _NO = frozenset({"yes", "true"}), frozenset({"no", "false"})
 _NOTHING: Final = frozenset({"∅", "{}", "[]", "set()", "emptyset", "no solution", "no solutions", "none"})
@@ -187,8 +190,10 @@ async def _by_sympy(pairs: Sequence[Pair], seconds: float) -> list[bool | None]:
         )
     written = [(latex(gold), latex(answer)) for gold, answer in pairs]
     ended = await run_task("compare", {"pairs": written}, seconds=seconds, memory_mb=MEMORY_MB)
-    if ended.status != 0:
+    if ended.timed_out or ended.status in _EXHAUSTED:
         return [None] * len(pairs)
+    if ended.status != 0:
+        raise CheckerFailed(f"comparing {pairs} failed: {ended.stderr or ended.status}")
     said: list[bool | None] = json.loads(ended.stdout)
     return said
 
