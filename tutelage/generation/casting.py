@@ -11,7 +11,7 @@ import structlog
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.config import Config, ModelConfig, RoleConfig
-from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player
+from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player, Students
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.errors import ConfigError
 from tutelage.generation.demands import check_room, check_shapes, models_of
@@ -25,6 +25,7 @@ from tutelage.generation.endpoints import (
     start_embedded,
 )
 from tutelage.generation.registry import LoadedGraph
+from tutelage.learners.enrolment import check_students, enrols
 from tutelage.serving.chat_vllm import ChatVLLM
 from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.serving.fleet import Fleet, Fleets
@@ -92,13 +93,15 @@ async def cast_of(
             them outlive the cast. If not given, those that are launched end with it.
 
     Raises:
-        ConfigError: Nobody plays one of the roles, or the servers cannot be launched as the config wants them.
+        ConfigError: Nobody plays one of the roles, its students cannot be enrolled, or the servers cannot be launched as
+            the config wants them.
         LaunchError: A server did not start.
         EndpointUnreachable: No replica of a model answers.
         EndpointRefused: An endpoint does not serve the model or an adapter, or wants another key.
         EmbeddedError: The embedded model cannot be fetched or started.
     """
     limits = Limits(**config.limits.model_dump())
+    students = _students(config, graph, prompts)
     async with AsyncExitStack() as stack:
         embedded = models is None and not config.models
         reached: dict[str | None, Reached] = {}
@@ -118,7 +121,7 @@ async def cast_of(
         if longest < limits.tokens:
             log.info("token_limit_lowered", limit=limits.tokens, max_model_len=longest)
             limits = replace(limits, tokens=longest)
-        cast = Cast(players=players, prompts=prompts, limits=limits, seed=config.seed)
+        cast = Cast(players=players, prompts=prompts, limits=limits, seed=config.seed, students=students)
         for role in graph.roles:
             cast.player(role)  # whom nobody plays is an error now, not in mid-run
         yield Casting(
@@ -128,6 +131,17 @@ async def cast_of(
             pools={name or "embedded": each.pool for name, each in reached.items()},
             fleets={each.fleet.name: each.fleet for each in reached.values() if each.fleet},
         )
+
+
+def _students(config: Config, graph: LoadedGraph, prompts: PromptLibrary) -> Students:
+    students = Students(**config.students.model_dump())
+    if students != Students() and not enrols(graph.graph):
+        raise ConfigError(
+            f"students: the graph {graph.name!r} enrols nobody, so all its students are alike: take `socratic`, or begin the "
+            "graph with the node enrol(student)"
+        )
+    check_students(students, prompts)
+    return students
 
 
 async def _reach_all(

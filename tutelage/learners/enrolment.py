@@ -1,8 +1,9 @@
 """Enrolment: who the student of a dialogue is, settled before anything is said."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 
 from tutelage.dialogue.agent import Agent
@@ -50,6 +51,17 @@ def enrol(student: Agent) -> Enrol:
     shown either.
     """
     return Enrol(student)
+
+
+def enrols(graph: StateGraph[Any, Any, Any, Any]) -> bool:
+    """Whether a graph, or one within it, enrols a student."""
+    for node in graph.nodes.values():
+        inner = getattr(node.runnable, "builder", None)
+        if isinstance(getattr(node.runnable, "afunc", None), Enrol) or (
+            isinstance(inner, StateGraph) and enrols(inner)
+        ):
+            return True
+    return False
 
 
 def check_students(students: Students, prompts: PromptLibrary) -> None:
