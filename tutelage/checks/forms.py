@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final, Literal
 
-from tutelage.checks.number_words import Spoken, vocabulary
+from tutelage.checks.number_words import ONES, Spoken, vocabulary
 from tutelage.checks.quantity import Quantity, same
 from tutelage.checks.tokens import Token, language_code, tokens
 from tutelage.checks.units import Unit, unit_at
@@ -74,6 +74,7 @@ CURRENCIES: Final = frozenset("€$£")
 OPENING: Final = CURRENCIES | {"-", "(", "\\frac"}
 """Symbols that a value may begin with."""
 ORDINAL_ENDINGS: Final = frozenset({"st", "nd", "rd", "th", "e", "er", "ème", "eme", "º", "ª"})
+BEFORE_NUMBERS: Final = MINUS | MULTIPLES.keys()
 _MARKERS: Final = re.compile(r"^[ (*-]*(\d{1,2})[.)]\s", re.MULTILINE)
 """Numbers that begin a line: two that follow each other make a list."""
 
@@ -132,7 +133,9 @@ class _Reader:
     def _may_begin(self, here: int) -> bool:
         token = self.tokens[here]
         if token.kind == "word":
-            return self.spoken.knows(token.text) or token.text in MINUS or token.text in MULTIPLES
+            if token.text in self.spoken.beginnings or token.text in BEFORE_NUMBERS:
+                return True
+            return token.text in ONES and self._text(here + 1) in self.spoken.behind_articles
         if token.kind == "symbol" and token.text not in OPENING:
             return False
         return not self._is_a_name(here)

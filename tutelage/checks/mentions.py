@@ -5,6 +5,7 @@ any talk are therefore *weak*: a mention of them is certain only where it is cla
 or alone. What code cannot tell is left to a judge.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,10 @@ from tutelage.checks.wording import (
 How = Literal["exact", "value", "word"]
 PRONOUNS: Final = frozenset({"it", "they", "she", "he", "es", "sie", "er"})
 BEING: Final = frozenset({"is", "are", "was", "were", "'", "s", "re", "ist", "sind"})
+_WORDS: Final = re.compile(r"[a-z]+")
+_DIGIT: Final = re.compile(r"\d")
+_STEM: Final = 4
+"""Letters that an inflected word keeps."""
 _ENDS: Final = frozenset(".!?;")
 _QUOTING: Final = "'\"`*\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
 _AS_FAR_AS: Final = 7
@@ -131,7 +136,22 @@ def mentions(
         question: What was asked: its words show what is counted or called.
         language: As a brief names it.
     """
-    return tuple(_Finder(text, question, language).all(forms(wanted, language), forms(wrong, language)))
+    looked_for = forms(wanted, language)
+    if not _may_hold(text, looked_for, language_code(language)):
+        return ()
+    return tuple(_Finder(text, question, language).all(looked_for, forms(wrong, language)))
+
+
+def _may_hold(text: str, looked_for: Sequence[Form], code: str) -> bool:
+    """Whether a closer look is worth its time: most often nothing in a text is anything like the answer."""
+    if not text.isascii():
+        return True
+    plain = text.casefold()
+    words = frozenset(_WORDS.findall(plain))
+    if _DIGIT.search(plain) or not words.isdisjoint(vocabulary(code).words):
+        return True
+    heads = [form.tokens[0] for form in looked_for if form.value is None]
+    return any(head.kind != "word" or head.text[:_STEM] in plain for head in heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +271,10 @@ class _Finder:
             return False
         if self._is_quoted(place) or self._is_whole_clause(place):
             return True
-        return not self._asks(begin, end) and (
-            self._is_behind_cue(place.first, begin) or self._is_about_question(place)
-        )
+        if self._asks(begin, end):
+            return False
+        is_sentence = any(token.text in CUES for token in place.form.tokens[:-1])  # it is the same
+        return is_sentence or self._is_behind_cue(place.first, begin) or self._is_about_question(place)
 
     def _are_alternatives(self, place: _Place, other: _Place) -> bool:
         if _same_span(place, other):

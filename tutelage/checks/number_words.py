@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from tutelage.checks.tokens import Token
@@ -131,9 +131,20 @@ class Spoken:
     ordinals: Mapping[str, int]
     fractions: Mapping[str, int]
 
-    def knows(self, word: str) -> bool:
-        """Whether a number may begin with a word."""
-        return word in self.cardinals or word in self.ordinals or word in ONES or word in HALVES or word in self.scales
+    @cached_property
+    def beginnings(self) -> frozenset[str]:
+        """The words that a number may begin with, but for articles."""
+        return frozenset({*self.cardinals, *self.ordinals, *self.scales, *HALVES}) - (ONES - self.cardinals.keys())
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Words of which every number in words has one."""
+        return self.beginnings | self.behind_articles
+
+    @cached_property
+    def behind_articles(self) -> frozenset[str]:
+        """The words that make a number of an article before them: a *third*, a *hundred*, a *dozen*."""
+        return frozenset({*self.fractions, *self.scales, "dozen"})
 
     def scale(self, word: str | None) -> int | None:
         """What a word multiplies the number before it with: 3.6 *thousand*."""

@@ -79,7 +79,9 @@ _NOT_A_LETTER = "\u00b2\u00b3\u00b9\u2070-\u2079\u00bc-\u00be\u2150-\u215e"
 """Superscripts and vulgar fractions, which count as alphanumeric."""
 _TOKEN: Final = re.compile(
     rf"""
-    (?P<number>
+    (?P<letter>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])         # of a script that is written without spaces
+  | (?P<word>[^\W\d_{_NOT_A_LETTER}](?:[^\W_{_NOT_A_LETTER}]|[\u0300-\u036f])*)
+  | (?P<number>
         \d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?!\d)(?:[.,]\d+)?      # 3 600, with any kind of space
       | \d+[.,]\d*\(\d+\)                                       # 0.8(3), the digits in brackets again and again
       | \d+(?:\.\d+)?[eE][-+]?\d{{1,2}}(?!\w)                   # 3e8
@@ -88,8 +90,6 @@ _TOKEN: Final = re.compile(
     )
   | (?P<vulgar>[\u00bc-\u00be\u2150-\u215e])
   | (?P<raised>[\u207a\u207b]?[\u00b2\u00b3\u00b9\u2070-\u2079]+)
-  | (?P<letter>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])       # of a script that is written without spaces
-  | (?P<word>[^\W\d_{_NOT_A_LETTER}](?:[^\W_{_NOT_A_LETTER}]|[\u0300-\u036f])*)
   | \\(?P<command>[A-Za-z]+|[%{{}}])
   | (?P<power>(?<=[\w)])\*\*(?=[\w(-]))
   | (?P<sign>[\u2010\u2011\u2212\ufe63\uff0d]|(?<![\w\s])\u2013(?=\d)|(?<=[\s(=])\u2013(?=\d))
