@@ -19,8 +19,12 @@ from tutelage.testing import ScriptedModel
 def enrolling() -> StateGraph[Dialogue, Cast]:
     """Enrols the student, and has tutor and student speak once each."""
     graph = StateGraph(Dialogue, context_schema=Cast)
-    graph.add_sequence([("enrol", enrol(student)), ("tutor", speak(tutor)), ("student", speak(student))])
+    graph.add_node("enrol", enrol(student))
+    graph.add_node("tutor", speak(tutor))
+    graph.add_node("student", speak(student))
     graph.add_edge(START, "enrol")
+    graph.add_edge("enrol", "tutor")
+    graph.add_edge("tutor", "student")
     graph.add_edge("student", END)
     return graph
 
