@@ -175,16 +175,24 @@ PLAYING: Final = phrases(
 CALLS_RIGHT: Final = phrases(
     r"((that's|that is|this is|you're|you are|it's|it is|yes|absolutely|quite|exactly|completely|totally),? )*"
     r"(absolutely |exactly |quite |completely |totally |perfectly )?(right|correct)",
-    r"exactly|precisely|perfect|excellent|spot on|bingo|well done|you('ve)? (got it|nailed it)|that's it",
-    r"(great|good|amazing|awesome|fantastic|wonderful|excellent|nice) (job|work|answer|solution)|brilliant",
+    r"exactly|precisely|spot on|bingo|you('ve)? (got it|nailed it)|that's it",
     r"((das (ist|stimmt)|du hast|ja|ganz|absolut|vollkommen),? )*(genau richtig|richtig|korrekt|recht)",
-    r"(das )?stimmt( genau)?|genau|perfekt|ausgezeichnet|hervorragend|bravo|prima|sehr gut|(gut|super|toll) gemacht",
+    r"(das )?stimmt( genau)?|genau",
+)
+PRAISES: Final = phrases(
+    r"(perfect|excellent|well done|brilliant|amazing|awesome|fantastic|wonderful)( (job|work|answer|solution))?",
+    r"(great|good|nice) (job|work|answer|solution)",
+    r"perfekt|ausgezeichnet|hervorragend|bravo|prima|sehr gut|(gut|super|toll) gemacht",
 )
 TAKES_BACK: Final = phrases(
-    r"not|isn't|wasn't|aren't|but|however|almost|nearly|close|partly|partially|part|half|except|although|though|while",
-    r"if|how|why|check|try|effort|start|idea|thinking|on the right track|let's see|about the",
+    r"almost|nearly|close|partly|partially|part|half|except|while|if|how|why|check|try|effort|start|idea|thinking",
+    r"on the right track|let's see|about the|(right|correct),? (that|when|in|about|it|he|she|they|back)",
     r"to (ask|wonder|try|think|look|notice|point|question|use|want|add|be)|that (you|we|the|1|there|both)",
-    r"nicht|kein|aber|jedoch|fast|beinahe|teilweise|teil|obwohl|zwar|wenn|ob|dass",
-    r"versuch|ansatz|idee|gedanke|anfang|prüfe|überprüfe",
+    r"fast|beinahe|teilweise|teil|wenn|ob|dass|versuch|ansatz|idee|gedanke|anfang|prüfe|überprüfe",
 )
 """Praise for the way, or for a part, is not praise for the answer."""
+CORRECTS: Final = phrases(
+    r"not|\w+n't|but|however|although|though|yet|actually|error|mistake|wrong|instead",
+    r"nicht|kein|aber|jedoch|obwohl|zwar|allerdings|fehler|falsch|stattdessen|sondern",
+)
+"""Who goes on so has not left a wrong answer standing."""
