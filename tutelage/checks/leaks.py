@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from tutelage.checks.answers import answer_in, claims, gives, predicted_by
 from tutelage.checks.forms import quantities
@@ -146,9 +146,10 @@ def first_answer(turns: Sequence[Turn], brief: Brief) -> FirstAnswer | None:
     return None
 
 
-def leak_record(leak: FirstLeak | FirstAnswer) -> dict[str, Any]:
-    """A leak as plain data, for a dialogue's `findings`."""
-    return {name: getattr(leak, name) for name in ("kind", "role", "turn", "how") if hasattr(leak, name)}
+def leak_finding(turns: Sequence[Turn], brief: Brief) -> dict[str, dict[str, str | int]]:
+    """Who leaked first, and in which turn, as a dialogue's `findings` keep it: under `first_leak`; empty if nobody did."""
+    first = first_leak(turns, brief)
+    return {} if first is None else {"first_leak": {"role": first.role, "turn": first.turn, "how": first.how}}
 
 
 def _leaks(text: str, brief: Brief) -> Iterator[Leak]:
