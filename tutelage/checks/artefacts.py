@@ -20,7 +20,7 @@ _TEMPLATE_TOKEN: Final = re.compile(
     r"<[|\uff5c]\s?[\w\u2581]+\s?[|\uff5c]>"  # <|im_end|>, and DeepSeek's with full-width bars
     r"|\[/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
     r"|</?(?:start_of_turn|end_of_turn|bos|eos|eot|pad|unk|think|thinking|tool_call|tool_response|function_call)>"
-    r"|^<s>|</s>\s*$|(?m:^###\s*(?:instruction|response|human|user|assistant|system|input)s?\s*:)",
+    r"|^<s>|</s>\s*$|(?m:^###\s*(?:instruction|response|human|user|assistant|system|input)s?\s*\d*\s*:)",
     re.IGNORECASE,
 )
 _ANNOUNCING: Final = re.compile(
@@ -32,6 +32,11 @@ _ANNOUNCING: Final = re.compile(
 _STAGE_DIRECTION: Final = re.compile(
     r"[\[(*]\s*(?:(?:the )?(?:tutor|teacher|student|pupil)\s+)?"
     r"(?:waits?|waiting|pauses?|end of|ends?|conversation ends?|wartet|warte|ende)\b[^\])*\n]{0,60}[\])*]",
+    re.IGNORECASE,
+)
+_NOTE: Final = re.compile(
+    r"[\[(]\s*(?:note|anmerkung|hinweis)\s*:[^\])]*\b"
+    r"(?:assistant|instructions?|tutor|tutoring|response|reply|user|prompt|anweisung|antwort)\b[^\])]*(?:[\])]|\Z)",
     re.IGNORECASE,
 )
 _PLACEHOLDER: Final = re.compile(
@@ -91,6 +96,7 @@ def meta_text(text: str) -> str | None:
         or _found(ABOUT_ITSELF, said)
         or _found(_STAGE_DIRECTION, said)
         or _found(_PLACEHOLDER, said)
+        or _found(_NOTE, said)
     )
 
 
