@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
+_MAY_HAVE_MARKS = re.compile(r"(?m)[*_`#>~\[•]|^[ \t]*[-+]")
 _CODE = re.compile(r"(?ms)^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)[ \t]*$|`([^`\n]+)`")
 _BLOCK_MARKS: Final = (
     (re.compile(r"(?m)^[ \t]{0,3}#{1,6}[ \t]+(.*?)[ \t#]*$"), r"\1"),  # headings
@@ -54,14 +55,19 @@ def as_judged(text: str) -> str:
 
     Code keeps its letters, and a text that is nothing but a greeting stays what it is.
     """
-    parts, end = [], 0
     plain = text.strip()
-    for code in _CODE.finditer(plain):
-        parts += [_without_marks(plain[end : code.start()]), code[1] if code[1] is not None else code[2]]
-        end = code.end()
-    parts.append(_without_marks(plain[end:]))
-    plain = re.sub(r"[ \t]+\n", "\n", "".join(parts)).strip()
+    if _MAY_HAVE_MARKS.search(plain):
+        plain = _without_markdown(plain)
     return _without_decoration(plain) or plain
+
+
+def _without_markdown(text: str) -> str:
+    parts, end = [], 0
+    for code in _CODE.finditer(text):
+        parts += [_without_marks(text[end : code.start()]), code[1] if code[1] is not None else code[2]]
+        end = code.end()
+    parts.append(_without_marks(text[end:]))
+    return re.sub(r"[ \t]+\n", "\n", "".join(parts)).strip()
 
 
 def _without_marks(text: str) -> str:
