@@ -4,7 +4,7 @@ Text from models and users goes through `terminal.py`; without colour the layout
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from tutelage.dialogue.turn import Attempt, Call, Outcome, Review, Step, Turn
 from tutelage.errors import RunFolderError
 from tutelage.transcripts.calls import UNFINISHED
 from tutelage.transcripts.messages import Prompts
+from tutelage.transcripts.probe_display import WHEN, probe_lines, together
 from tutelage.transcripts.statistics import CallCount, count_calls
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import (
@@ -236,10 +237,10 @@ def _dialogue(transcript: Transcript, shown: _Shown | None) -> Iterator[Renderab
     colours = {role: _COLOURS[number % len(_COLOURS)] for number, role in enumerate(roles)}
     for turn in transcript.turns:
         yield Text()
-        yield from _turn(turn, colours[turn.role], shown)
+        yield from _turn(turn, transcript.brief, colours[turn.role], shown)
     if transcript.unfinished is not None:
         yield Text()
-        yield from _unfinished(transcript.unfinished, shown)
+        yield from _unfinished(transcript.unfinished, transcript.brief, shown)
     yield from _closing(transcript)
 
 
@@ -267,9 +268,13 @@ def _facts_of(transcript: Transcript) -> Iterator[tuple[str, RenderableType]]:
         yield "misconception", plain(brief.misconception.belief + (f" (So: {wrong})" if wrong else ""))
     for number, fact in enumerate(brief.facts):
         yield "" if number else "facts", Aside(plain(fact), "  ", first="• ")
+    for role, profile in transcript.profiles.items():
+        yield role.replace("_", " "), Group(*_pairs(dict(profile)))
+    if transcript.findings:
+        yield "found", Group(*_pairs(transcript.findings))
 
 
-def _turn(turn: Turn, colour: str, shown: _Shown | None) -> Iterator[RenderableType]:
+def _turn(turn: Turn, brief: Brief, colour: str, shown: _Shown | None) -> Iterator[RenderableType]:
     heading = plain(f"{turn.index + 1}  {role_name(turn.role)}", f"bold {colour}")
     said = next((number for number, attempt in enumerate(turn.attempts) if attempt.status == "accepted"), None)
     if said is not None and turn.attempts[said].forced:
@@ -284,9 +289,7 @@ def _turn(turn: Turn, colour: str, shown: _Shown | None) -> Iterator[RenderableT
     if said is not None and (remarks := [review for review in turn.attempts[said].reviews if review.issues]):
         yield Text()
         yield _barred(plain("with these remarks", "italic"), *_reviews(remarks))
-    for step in turn.steps:
-        yield Text()
-        yield from _step(step, shown)
+    yield from _steps(turn.steps, brief, shown)
     judged = {step.role for step in turn.steps}
     if thoughts := {key: value for key, value in turn.private.items() if key not in judged}:
         yield Text()
@@ -329,6 +332,18 @@ def _reviews(reviews: Iterable[Review]) -> Iterator[RenderableType]:
                 yield Aside(one_line(f"for: {issue.evidence}", "dim"), "      ")
 
 
+def _steps(steps: Sequence[Step], brief: Brief, shown: _Shown | None) -> Iterator[RenderableType]:
+    for replies in together(steps):
+        yield Text()
+        if replies[0].kind not in WHEN:
+            yield from _step(replies[0], shown)
+            continue
+        if shown is not None:
+            yield shown.to(replies[0].role, replies[0].call.prompt_sha256)
+            yield Text()
+        yield _barred(*probe_lines(replies, brief))
+
+
 def _step(step: Step, shown: _Shown | None) -> Iterator[RenderableType]:
     if shown is not None:
         yield shown.to(step.role, step.call.prompt_sha256)
@@ -361,14 +376,12 @@ def _pairs(values: dict[str, Any]) -> Iterator[RenderableType]:
         yield Aside(line, "  ", first="")
 
 
-def _unfinished(unfinished: Unfinished, shown: _Shown | None) -> Iterator[RenderableType]:
+def _unfinished(unfinished: Unfinished, brief: Brief, shown: _Shown | None) -> Iterator[RenderableType]:
     yield plain("—  A turn that was never finished", "bold red")
     for number, attempt in enumerate(unfinished.attempts, start=1):
         yield from _sent(UNFINISHED, attempt, shown)
         yield _draft(f"draft {number}, {_STATUS[attempt.status]}", attempt)
-    for step in unfinished.steps:
-        yield Text()
-        yield from _step(step, shown)
+    yield from _steps(unfinished.steps, brief, shown)
 
 
 def _closing(transcript: Transcript) -> Iterator[RenderableType]:
