@@ -195,6 +195,18 @@ def test_words_that_stand_in_any_talk_are_a_leak_only_where_they_are_claimed() -
     assert undecided("Neither of us was there.", FALLING)
 
 
+def test_a_number_behind_an_equals_sign_is_claimed_and_a_factor_is_not() -> None:
+    brief = Brief(question="How many posters are large?", answer=("5",))
+    assert vetoed(brief, "If 45 of 50 are taken, that is 50 - 45 = 5, as you see.") == ["5"]
+    assert vetoed(brief, "Compare it with (6*5*4) in the other task, please, and say why.") == []
+
+
+def test_a_number_is_meant_in_percent_where_the_question_asks_for_a_percentage() -> None:
+    share = Brief(question="What percentage of the pupils is at school?", answer=("30",))
+    assert vetoed(share, "It is 30%.") == ["30%"]
+    assert vetoed(Brief(question="How many pupils are at school?", answer=("30",)), "30% of 200 are ill.") == []
+
+
 def test_a_giveaway_term_is_forbidden_until_the_student_has_it() -> None:
     assert vetoed(FALLING, "Think of a Vacuum.") == ["Vacuum"]
     assert vetoed(FALLING, "Both gain 9.81 m/s² each second.") == ["9.81 m/s²"]

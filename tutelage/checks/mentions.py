@@ -7,7 +7,7 @@ or alone. What code cannot tell is left to a judge.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final, Literal
@@ -25,6 +25,7 @@ from tutelage.checks.wording import (
     FILLERS,
     HOW_MANY,
     NEGATIONS,
+    PERCENT,
     QUESTION_WORDS,
 )
 
@@ -197,7 +198,7 @@ class _Finder:
         if values:
             for said in quantities(self.text, self.language):
                 for form in values:
-                    if form.value is not None and same(form.value, said):
+                    if form.value is not None and (same(form.value, said) or self._is_percentage(form.value, said)):
                         written = self.text[said.start : said.end].casefold() == form.text.casefold()
                         how: How = "exact" if written else "value"
                         yield _Place(form, said.first, said.last, how, said.is_small, said.kind == "calculation")
@@ -205,6 +206,13 @@ class _Finder:
         for form in wanted:
             if form.value is None:
                 yield from self._phrases(form)
+
+    def _is_percentage(self, value: Quantity, said: Quantity) -> bool:
+        """Whether 30 % is the 30 that the question asks for."""
+        if value.unit is not None or said.unit is None or said.unit.dimension != "share":
+            return False
+        asked = {token.text for token in tokens(self.question or "", self.code)}
+        return not asked.isdisjoint(PERCENT) and same(value, replace(said, unit=None))
 
     def _phrases(self, form: Form) -> Iterator[_Place]:
         size, head = len(form.tokens), form.tokens[0]
@@ -294,7 +302,7 @@ class _Finder:
         return self.tokens[end - 1].text == "?" or self.tokens[begin].text in QUESTION_WORDS
 
     def _is_conditional(self, begin: int, first: int) -> bool:
-        return any(token.text in CONDITIONS for token in self.tokens[begin:first])
+        return self._text(first - 1) != "=" and any(token.text in CONDITIONS for token in self.tokens[begin:first])
 
     def _is_behind_cue(self, first: int, begin: int) -> bool:
         here = first - 1
@@ -304,7 +312,13 @@ class _Finder:
 
     def _is_quoted(self, place: _Place) -> bool:
         start, end = self.tokens[place.first].start, self.tokens[place.last - 1].end
-        return self.text[start - 1 : start] in _QUOTING and self.text[end : end + 1] in _QUOTING and start > 0
+        is_factor = self._text(place.first - 1) == "*" and self.text[: start - 1].rstrip()[-1:].isalnum()
+        return (
+            self.text[start - 1 : start] in _QUOTING
+            and self.text[end : end + 1] in _QUOTING
+            and start > 0
+            and not is_factor
+        )
 
     def _is_whole_clause(self, place: _Place) -> bool:
         """Neither! Three, then."""

@@ -62,6 +62,7 @@ NEGATIONS: Final = _words(
 )
 CONDITIONS: Final = _words("""if suppose imagine whether unless wenn falls ob angenommen si supón supposons""")
 HOW_MANY: Final = (("how", "many"), ("wie", "viele"), ("cuántos",), ("cuántas",), ("combien", "de"))
+PERCENT: Final = frozenset({"%", "percent", "percentage", "prozent", "prozentsatz", "porcentaje", "pourcentage"})
 EITHER_OR: Final = frozenset({"or", "oder", "o", "ou", "/", "versus", "vs"})
 OPPOSITES: Final = (
     ("true", "false"),
