@@ -95,6 +95,42 @@ def test_each_turn_is_shown_word_by_word_with_its_reviews_and_the_end(
     assert {path.name for path in tmp_path.iterdir()} == {"briefs.jsonl", "config.yaml"}
 
 
+PROBED = """
+from langgraph.graph import END, START, StateGraph
+from tutelage import Cast, Dialogue, speak
+from tutelage.agents import student
+from tutelage.learners.probes import probe
+
+def probed():
+    graph = StateGraph(Dialogue, context_schema=Cast)
+    graph.add_node("before", probe(student, when="before", samples=1))
+    graph.add_node("student", speak(student))
+    graph.add_node("after", probe(student, when="after", samples=3))
+    graph.add_edge(START, "before")
+    graph.add_edge("before", "student")
+    graph.add_edge("student", "after")
+    graph.add_edge("after", END)
+    return graph
+"""
+
+
+def test_what_a_student_is_asked_beside_the_lesson_is_not_shown_as_its_words(
+    tmp_path: Path, screen: Screen, console: Console
+) -> None:
+    (tmp_path / "probed.py").write_text(PROBED)
+    config = config_for(tmp_path, graph="probed.py:probed")
+    probe = {"question": "What is 1 + 1?", "choices": ["2", "two"], "answer": "2"}
+    (tmp_path / "briefs.jsonl").write_bytes(orjson.dumps({"id": "b", "topic": "sums", "probes": [probe]}))
+    replies: list[Any] = [{"choice": "A"}, "I say two.", {"choice": "A"}, {"choice": "A"}, {"choice": "B"}]
+    assert play_one(config, console=console, models={"default": ScriptedModel({"student": replies})}) == 0
+    shown = screen.getvalue()
+    assert re.findall(r"^(\d)  (\w+)$", shown, re.MULTILINE) == [("1", "Student")]
+    assert "choice" not in shown and "finds" not in shown
+    right = re.findall(r"asked beside the lesson, (\w+) it: (\d) of (\d) right", shown)
+    assert [(when, of_all) for when, _, of_all in right] == [("before", "1"), ("after", "3")]
+    assert {int(right[1][1]), 3 - int(right[1][1])} == {1, 2}
+
+
 def test_words_are_shown_while_they_come(tmp_path: Path, screen: Screen, console: Console) -> None:
     with SimulatedEndpoint(model="base", latency={"output_token": 0.02}, accept_rate=1.0) as slow:
         config = config_for(tmp_path, slow.url, limits={"messages": 1, "revisions": 0})

@@ -132,10 +132,12 @@ def gives_many(model: BaseChatModel) -> bool:
 
 
 def _metadata(agent: Agent, occasion: Occasion) -> dict[str, Any]:
-    """What the pool chooses a replica by, and who is to wait."""
+    """What the pool chooses a replica by, who is to wait, and what a listener knows the call by."""
     metadata: dict[str, Any] = {"role": agent.role, "view": agent.view, "dialogue": occasion.dialogue}
     if occasion.begun is not None:
         metadata["begun"] = occasion.begun
+    if occasion.purpose:
+        metadata["purpose"] = occasion.purpose
     return metadata
 
 

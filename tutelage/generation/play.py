@@ -160,7 +160,7 @@ class _Stage:
         if kind == "messages":
             message, metadata = data
             role = metadata.get("role")
-            if role in self._live:
+            if role in self._live and "purpose" not in metadata:  # what it is asked for besides, it does not say aloud
                 self._words.hear(Utterance.of(message, role, shaped=self._live[role]), self._heading)
         elif kind == "values":
             if not inner:
@@ -225,6 +225,8 @@ class _Stage:
         turns = update.get("turns")
         if isinstance(turns, Overwrite) and turns.value:
             self._judged(turns.value[-1])
+            self._probed(turns.value[-1].steps, "after")
+        self._probed(_items(update.get("steps")), "before")
         for turn in _items(turns):
             self._turn(turn)
 
@@ -259,12 +261,17 @@ class _Stage:
     def _judged(self, turn: Turn) -> None:
         """Shows what a role that assesses the dialogue has found after a turn."""
         self.hush()
-        for step in turn.steps[-1:]:
+        for step in [step for step in turn.steps[-1:] if step.kind == "assessment"]:
             found = turn.private.get(step.role, step.text)
             self._console.print(Aside(plain(f"{role_name(step.role)} finds", "italic"), "   │ ", "dim"))
             for key, value in found.items() if isinstance(found, dict) else [("", found)]:
                 line = one_line(f"{key.replace('_', ' ')}: " if key else "", "dim").append(" " if key else "")
                 self._console.print(Aside(line.append_text(one_line(value)), "   │     ", "dim", first="   │   "))
+
+    def _probed(self, steps: Sequence[Step], when: str) -> None:
+        """Says how often the student was right when it was asked beside the lesson."""
+        if right := [bool(step.data.get("correct")) for step in steps if step.kind == f"probe_{when}"]:
+            self._note(f"asked beside the lesson, {when} it: {sum(right)} of {len(right)} right")
 
     def _note(self, text: str, style: str = "dim") -> None:
         self.hush()
