@@ -14,7 +14,8 @@ from tutelage import Agent, Brief, Cast, Dialogue, Limits, add_critique_loop
 from tutelage.agents import critic, tutor
 from tutelage.agents.claim_checker import claim_checker
 from tutelage.dialogue.cast import Evidence
-from tutelage.dialogue.turn import Attempt, Review
+from tutelage.dialogue.checking import Check
+from tutelage.dialogue.turn import Attempt, Issue, Review
 from tutelage.errors import CheckerFailed, GraphError, ShapeError
 from tutelage.evidence.fact_checking import QUOTED, fact_check
 from tutelage.evidence.search import PassageIndex
@@ -43,11 +44,13 @@ async def play(
     limits: Limits | None = None,
     folder: Path | None = None,
     others: Sequence[Agent] = (),
+    looking: Sequence[Check] = (),
 ) -> tuple[Dialogue, ScriptedModel]:
     """One turn of a tutor whose drafts go to the fact-checker."""
     model = ScriptedModel({"tutor": drafts, "claim_checker": checked, "critic": [{"verdict": "accept", "issues": []}]})
     graph = StateGraph(Dialogue, context_schema=Cast)
-    add_critique_loop(graph, tutor, reviewers=[*others, fact_check(claim_checker)], then="end", max_revisions=2)
+    reviewers = [*others, fact_check(claim_checker)]
+    add_critique_loop(graph, tutor, reviewers=reviewers, checks=looking, then="end", max_revisions=2)
     graph.add_node("end", lambda _: {})
     graph.add_edge(START, "tutor")
     graph.add_edge("end", END)
@@ -166,6 +169,7 @@ async def test_strict_sends_back_what_nothing_was_found_for() -> None:
     assert [each.status for each in attempts(dialogue)] == ["rejected", "accepted"]
     (issue,) = checks(dialogue)[0].issues
     assert issue.span == "Water boils at 90 °C."
+    assert issue.severity == "major", "a block without a call is a check's veto"
 
 
 @pytest.mark.parametrize(
@@ -221,11 +225,21 @@ async def test_a_fabricated_quote_is_rejected_whatever_is_fabricated() -> None:
 
 async def test_a_claim_that_the_model_leaves_out_or_judges_twice() -> None:
     quote = "water boils at 100 °C"
-    dialogue, _ = await play(
-        ["Ice floats on water. Water boils at 90 °C.", "Why?"],
-        [findings(finding(2, "supported", 1, quote), finding(2, "contradicted", 1, quote))],
-    )
-    assert [claim.verdict for claim in checks(dialogue)[0].claims] == ["not_found", "contradicted"]
+    twice = [finding(2, "supported", 1, quote), finding(2, "contradicted", 1, quote)]
+    for given in (twice, twice[::-1]):
+        dialogue, _ = await play(["Ice floats on water. Water boils at 90 °C.", "Why?"], [findings(*given)])
+        assert [claim.verdict for claim in checks(dialogue)[0].claims] == ["not_found", "contradicted"]
+
+
+async def test_a_draft_that_a_check_has_vetoed_is_not_looked_at() -> None:
+    def look(_: Dialogue, draft: Attempt) -> list[Issue]:
+        forbidden = "100" in draft.text
+        return [Issue(dimension="leak", severity="block", instruction="Do not tell.")] if forbidden else []
+
+    leak = Check(name="leak", look=look)
+    dialogue, model = await play(["Water boils at 100 °C.", "When does it boil?"], [], looking=[leak])
+    assert model.prompts("claim_checker") == []
+    assert [[each.role for each in attempt.reviews] for attempt in attempts(dialogue)] == [["leak"], ["claim_checker"]]
 
 
 async def test_numbers_that_there_are_not_are_asked_for_again() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ async def test_a_document_is_read_once_for_all_dialogues(library: Path, monkeypa
     read_, lock = [], threading.Lock()
 
     def counted(path: Path, name: str) -> Any:
+        time.sleep(0.01)
         with lock:
             read_.append(name)
         return read_document(path, name)
