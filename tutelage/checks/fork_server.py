@@ -159,8 +159,8 @@ def _become_child(task: Task, files: Sequence[int], seconds: float, memory_bytes
             for number, file in enumerate(files):
                 os.dup2(file, number)
             os.closerange(3, 65_536)
-            with open(0, "rb") as file:
-                job = json.loads(file.read())
+            with open(0, "rb") as job_file:
+                job = json.loads(job_file.read())
             lock_down(cpu_seconds=int(seconds) + 2, memory_bytes=memory_bytes, output_bytes=OUTPUT_BYTES)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
