@@ -30,9 +30,19 @@ CYCLE: Final = Check(name="cycle", look=_returns)
 def similar(one: str, other: str) -> bool:
     """Whether two texts are the same but for a twentieth of their letters, by Ratcliff and Obershelp's measure."""
     one, other = as_judged(one), as_judged(other)
-    matcher = SequenceMatcher(None, one, other, autojunk=False)
-    # The first two are upper bounds, and cost little.
-    return matcher.real_quick_ratio() >= SIMILAR and matcher.quick_ratio() >= SIMILAR and matcher.ratio() >= SIMILAR
+    start = _alike(one, other)
+    one, other = one[start:], other[start:]
+    end = _alike(one[::-1], other[::-1])
+    within = SequenceMatcher(None, one[: len(one) - end], other[: len(other) - end], autojunk=False)
+    # What differs lies in between, and is compared only where it may be little: the first two are upper bounds.
+    same, both = 2 * (start + end), 2 * start + len(one) + len(other)
+    ratios = (within.real_quick_ratio, within.quick_ratio, within.ratio)
+    return all(same + ratio() * (both - same) >= SIMILAR * both for ratio in ratios)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many letters two texts have in common from their beginning."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _mends(draft: Attempt, earlier: Attempt) -> bool:
