@@ -23,6 +23,7 @@ from tutelage import (
 from tutelage.agents import student, tutor
 from tutelage.checks.answers import mastered
 from tutelage.checks.endings import usual_endings
+from tutelage.checks.leaks import keeps_the_answer
 from tutelage.checks.speech import plain_speech
 from tutelage.dialogue.stopping import outcome_of
 from tutelage.graphs.debate import debate
@@ -202,6 +203,18 @@ async def test_a_dialogue_is_discarded_for_what_no_draft_is_free_of(draft: str, 
     dialogue, outcome = await play({"tutor": drafts, "student": ["?"]}, checked_lesson())
     assert (outcome.status, outcome.reason) == ("discarded", reason)
     assert not dialogue.get("turns")
+
+
+async def test_a_tutor_that_cannot_keep_the_answer_to_itself_discards_the_lesson() -> None:
+    graph = StateGraph(Dialogue, context_schema=Cast)
+    checks = [*plain_speech, keeps_the_answer]
+    add_critique_loop(graph, tutor, checks=checks, then=stop_or("student", *usual_endings(mastered)))
+    graph.add_node("student", speak(student))
+    graph.add_edge(START, "tutor")
+    graph.add_conditional_edges("student", stop_or("tutor", *usual_endings(mastered)))
+    drafts = ["It is 5/6.", "Well, 10/12.", "So, 5/6 it is."]
+    _, outcome = await play({"tutor": drafts, "student": ["?"]}, graph)
+    assert (outcome.status, outcome.reason) == ("discarded", "leak")
 
 
 async def test_false_praise_goes_back() -> None:

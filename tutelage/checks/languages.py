@@ -730,7 +730,7 @@ _SET_OFF: Final = re.compile(
 _ALPHABETIC: Final = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
-def language_code(language: str | None) -> str | None:
+def _code_of(language: str | None) -> str | None:
     """The two-letter code of a language that a brief names, `de-AT` or `German`; None for one that is not known here."""
     if not language:
         return None
@@ -750,7 +750,7 @@ def slipped_into(text: str, language: str | None, about: str = "") -> str | None
             that `about` does not use is called a slip.
         about: What the dialogue is about: a language that is named in it may be spoken, too.
     """
-    code, plain = language_code(language), _SET_OFF.sub(" ", text)
+    code, plain = _code_of(language), _SET_OFF.sub(" ", text)
     other = _other_script(plain, code, about) or (_other_words(plain, code) if code else None)
     return None if other is None or _is_about(other, about) else other
 
