@@ -11,7 +11,7 @@ import structlog
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.config import Config, ModelConfig, RoleConfig
-from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Limits, Player, Students
+from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Evidence, Limits, Player, Students
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.errors import ConfigError
 from tutelage.generation.demands import check_room, check_shapes, models_of
@@ -24,9 +24,11 @@ from tutelage.generation.endpoints import (
     reach_model,
     start_embedded,
 )
+from tutelage.generation.evidence import check_evidence, evidence_of
 from tutelage.generation.registry import LoadedGraph
 from tutelage.learners.enrolment import check_students, enrols
 from tutelage.serving.chat_vllm import ChatVLLM
+from tutelage.serving.embeddings import EmbeddingsVLLM
 from tutelage.serving.endpoint_pool import EndpointPool
 from tutelage.serving.fleet import Fleet, Fleets
 
@@ -102,6 +104,9 @@ async def cast_of(
     """
     limits = Limits(**config.limits.model_dump())
     students = _students(config, graph, prompts)
+    check_evidence(config, graph)
+    # Before servers are launched, which takes minutes, unless it needs one of them.
+    evidence = await evidence_of(config, None) if config.evidence.embedding is None else None
     async with AsyncExitStack() as stack:
         embedded = models is None and not config.models
         reached: dict[str | None, Reached] = {}
@@ -116,12 +121,22 @@ async def cast_of(
                 if fleets is None:
                     fleets = await stack.enter_async_context(Fleets(config.folder, logs or config.folder / "logs"))
                 reached = await _reach_all(config, graph, fleets, stack, endless, on_request)
+                if evidence is None:
+                    served = reached.pop(config.evidence.embedding)
+                    evidence = await evidence_of(config, EmbeddingsVLLM(model=served.model, pool=served.pool))
             players = _players(config, graph, reached)
         longest = min((each.max_model_len for each in reached.values() if each.max_model_len), default=limits.tokens)
         if longest < limits.tokens:
             log.info("token_limit_lowered", limit=limits.tokens, max_model_len=longest)
             limits = replace(limits, tokens=longest)
-        cast = Cast(players=players, prompts=prompts, limits=limits, seed=config.seed, students=students)
+        cast = Cast(
+            players=players,
+            prompts=prompts,
+            limits=limits,
+            seed=config.seed,
+            students=students,
+            evidence=evidence or Evidence(folder=config.folder),
+        )
         for role in graph.roles:
             cast.player(role)  # whom nobody plays is an error now, not in mid-run
         yield Casting(
@@ -135,12 +150,13 @@ async def cast_of(
 
 def _students(config: Config, graph: LoadedGraph, prompts: PromptLibrary) -> Students:
     students = Students(**config.students.model_dump())
-    if students != Students() and not enrols(graph.graph):
+    if enrols(graph.graph):
+        check_students(students, prompts)
+    elif students != Students():
         raise ConfigError(
             f"students: the graph {graph.name!r} enrols nobody, so all its students are alike: take `socratic`, or begin the "
             "graph with the node enrol(student)"
         )
-    check_students(students, prompts)
     return students
 
 
@@ -155,6 +171,10 @@ async def _reach_all(
     """The models that roles are played by. Servers that were launched for nothing are ended again."""
     named = dict.fromkeys(name for role in graph.roles for name in _models_of(config, role))
     names = [name for name in named if name is not None]
+    embedding = config.evidence.embedding
+    if embedding in names:
+        raise ConfigError(f"evidence.embedding: {embedding!r} plays roles: embeddings need a model of their own")
+    names += [embedding] if embedding is not None else []
     before = fleets.running()
     try:
         servers = await launch_servers(config, names, fleets)
@@ -171,6 +191,8 @@ async def _reach_all(
             for name in names
         }
         for name in names:
+            if name == embedding:
+                continue
             check_room(name, config, graph, reached[name].max_model_len)
             await check_shapes(name, config, graph, reached[name].owners)
         return reached

@@ -8,12 +8,11 @@ from langgraph.runtime import Runtime
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.cast import Cast, Students
-from tutelage.dialogue.nodes import Update
+from tutelage.dialogue.nodes import Update, actions_of
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.view import brief_of
 from tutelage.learners.personas import NOBODY, PERSONA, known_personas, persona_profile, traits_of, wanted_personas
-from tutelage.learners.probes import GIVEN
 from tutelage.learners.rotation import drawn, happens
 from tutelage.learners.techniques import FINDING, TECHNIQUE, known_techniques, tactic
 
@@ -55,21 +54,15 @@ def enrol(student: Agent) -> Enrol:
 
 def enrols(graph: StateGraph[Any, Any, Any, Any]) -> bool:
     """Whether a graph, or one within it, enrols a student."""
-    for node in graph.nodes.values():
-        inner = getattr(node.runnable, "builder", None)
-        if isinstance(getattr(node.runnable, "afunc", None), Enrol) or (
-            isinstance(inner, StateGraph) and enrols(inner)
-        ):
-            return True
-    return False
+    return any(isinstance(action, Enrol) for action in actions_of(graph))
 
 
 def check_students(students: Students, prompts: PromptLibrary) -> None:
-    """Makes sure, before a run begins, that its students can be enrolled and probed.
+    """Makes sure, before a run begins, that its students can be enrolled.
 
     Raises:
         ConfigError: There is no persona of some name.
-        PromptError: The template of a persona, of a technique or of a probe is broken.
+        PromptError: The template of a persona or a technique is broken.
     """
     wanted_personas(students.personas, prompts)
     for name in known_personas(prompts):
@@ -77,4 +70,3 @@ def check_students(students: Students, prompts: PromptLibrary) -> None:
         traits_of(name, prompts)
     for name in known_techniques(prompts):
         prompts.check(TECHNIQUE + name, ["brief"])
-    prompts.check("probe", GIVEN)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from string import ascii_uppercase
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
@@ -32,8 +32,6 @@ from tutelage.errors import CallError, GraphError
 from tutelage.learners.rotation import shuffled
 
 When: TypeAlias = Literal["before", "after"]
-GIVEN: Final = ("brief", "profile", "mind", "question", "choices")
-"""What the template `probe` is given."""
 
 
 class Answer(BaseModel):
