@@ -10,16 +10,25 @@ os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 if TYPE_CHECKING:
     from tutelage.config import Config
     from tutelage.dialogue.agent import Agent
-    from tutelage.dialogue.brief import Brief, Misconception
+    from tutelage.dialogue.brief import Brief, Misconception, Probe
     from tutelage.dialogue.candidates import Choice
     from tutelage.dialogue.cast import Cast, Limits, Player
+    from tutelage.dialogue.checking import Check
     from tutelage.dialogue.critique import add_critique_loop
     from tutelage.dialogue.graph import needs
     from tutelage.dialogue.nodes import Utterance, assess, draft, review, speak
     from tutelage.dialogue.shapes import Grammar, Matching, OneOf
     from tutelage.dialogue.state import Dialogue
-    from tutelage.dialogue.stopping import Reason, completed, max_messages, max_tokens, stop_or
-    from tutelage.dialogue.turn import Attempt, Call, Issue, Outcome, Review, Step, Turn, Verdict
+    from tutelage.dialogue.stopping import (
+        Reason,
+        completed,
+        discarded,
+        max_messages,
+        max_tokens,
+        stop_or,
+        unless_discarded,
+    )
+    from tutelage.dialogue.turn import Attempt, Call, Claim, Issue, Outcome, Review, Step, Turn, Verdict
     from tutelage.generation.generate import agenerate, generate
     from tutelage.transcripts.store import read_transcripts
     from tutelage.transcripts.transcript import Transcript
@@ -27,16 +36,25 @@ if TYPE_CHECKING:
 _PLACES = {
     "tutelage.config": ["Config"],
     "tutelage.dialogue.agent": ["Agent"],
-    "tutelage.dialogue.brief": ["Brief", "Misconception"],
+    "tutelage.dialogue.brief": ["Brief", "Misconception", "Probe"],
     "tutelage.dialogue.candidates": ["Choice"],
+    "tutelage.dialogue.checking": ["Check"],
     "tutelage.dialogue.cast": ["Cast", "Limits", "Player"],
     "tutelage.dialogue.critique": ["add_critique_loop"],
     "tutelage.dialogue.graph": ["needs"],
     "tutelage.dialogue.nodes": ["Utterance", "assess", "draft", "review", "speak"],
     "tutelage.dialogue.shapes": ["Grammar", "Matching", "OneOf"],
     "tutelage.dialogue.state": ["Dialogue"],
-    "tutelage.dialogue.stopping": ["Reason", "completed", "max_messages", "max_tokens", "stop_or"],
-    "tutelage.dialogue.turn": ["Attempt", "Call", "Issue", "Outcome", "Review", "Step", "Turn", "Verdict"],
+    "tutelage.dialogue.stopping": [
+        "Reason",
+        "completed",
+        "discarded",
+        "max_messages",
+        "max_tokens",
+        "stop_or",
+        "unless_discarded",
+    ],
+    "tutelage.dialogue.turn": ["Attempt", "Call", "Claim", "Issue", "Outcome", "Review", "Step", "Turn", "Verdict"],
     "tutelage.generation.generate": ["agenerate", "generate"],
     "tutelage.transcripts.store": ["read_transcripts"],
     "tutelage.transcripts.transcript": ["Transcript"],
@@ -49,7 +67,9 @@ __all__ = [
     "Brief",
     "Call",
     "Cast",
+    "Check",
     "Choice",
+    "Claim",
     "Config",
     "Dialogue",
     "Grammar",
@@ -60,6 +80,7 @@ __all__ = [
     "OneOf",
     "Outcome",
     "Player",
+    "Probe",
     "Reason",
     "Review",
     "Step",
@@ -71,6 +92,7 @@ __all__ = [
     "agenerate",
     "assess",
     "completed",
+    "discarded",
     "draft",
     "generate",
     "max_messages",
@@ -80,6 +102,7 @@ __all__ = [
     "review",
     "speak",
     "stop_or",
+    "unless_discarded",
 ]
 
 

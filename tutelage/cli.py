@@ -226,6 +226,58 @@ def stats(run: str, *, json: bool = False) -> int:
     return 0
 
 
+evaluate = App(name="evaluate", help="Measures how well runs teach, and how well a student can be taught.")
+app.command(evaluate)
+
+
+@evaluate.default
+def evaluate_runs(*runs: str, json: bool = False) -> int:
+    """Measures what a run's lessons are worth: leaks, learning, claims, revisions, endings; several runs side by side.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or names of runs under runs/.
+    json
+        Print JSON.
+    """
+    from tutelage.errors import UserError
+    from tutelage.generation.run_folder import find_run
+    from tutelage.quality.lessons import evaluate_runs as measure
+    from tutelage.quality.lessons import render
+
+    if not runs:
+        raise UserError("say which run: `tutelage evaluate RUN`, or `tutelage evaluate student CONFIG`")
+    report = measure([find_run(run) for run in runs])
+    print(report.model_dump_json(indent=2) if json else render(report))
+    return 0
+
+
+@evaluate.command
+def student(config: Path, *, briefs: int | None = None, samples: int = 4, json: bool = False) -> int:
+    """Measures whether a student gives up its misconception for the right reason only, beside a plainly prompted one.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    briefs
+        How many of its briefs to take; all that have a misconception, if not given.
+    samples
+        How often each kind of feedback is tried on each brief.
+    json
+        Print JSON.
+    """
+    from tutelage.generation.evaluate_student import evaluate_student, render
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs()
+    _end_politely()
+    report = evaluate_student(config, briefs=briefs, samples=samples, progress=True)
+    print(report.model_dump_json(indent=2) if json else render(report))
+    return 0
+
+
 @app.command
 def export(
     run: str,
@@ -255,7 +307,7 @@ def export(
     whole_dialogue
         For sft: one row of messages for each dialogue, not one row for each turn.
     forced
-        Keep drafts that were said only because no revision was left.
+        Keep drafts that were said only because no revision was better.
     force
         Replace what is in the folder.
     """

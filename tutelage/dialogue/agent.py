@@ -30,8 +30,8 @@ class Agent:
     reply: Shape | None = None
     """The shape of its replies: a schema, `OneOf`, `Matching` or `Grammar`; none for plain text."""
     mind: Callable[[Dialogue], Mapping[str, Any]] | None = None
-    """What is in this role's mind now: a pure function of the dialogue, for its `note` and its `task`. It holds plain data, which
-    is kept with each draft, and joins what is private in the turn."""
+    """What is in this role's mind now: a pure function of the dialogue, for its `note` and its `task`. It gives plain data,
+    which is kept with each draft, and joins what is private in the turn."""
     note: str | None = None
     """The template of a note to a speaker, by name: it stands at the end of the role's last message, each time anew."""
     names_others: bool = False

@@ -3,7 +3,7 @@
 Each gives a LangGraph node, `async (state, runtime: Runtime[Cast]) -> update`, that makes one model call.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -195,17 +195,19 @@ def accept(
     return {"turns": [turn], **cleared}
 
 
-def agents_of(graph: StateGraph[Any, Any, Any, Any]) -> list[Agent]:
-    """The agents that take part in a graph and in its subgraphs, in the order of their nodes."""
-    agents: list[Agent] = []
+def actions_of(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[Any]:
+    """What the nodes of a graph and of its subgraphs call, in their order."""
     for node in graph.nodes.values():
         runnable = node.runnable
         if isinstance(builder := getattr(runnable, "builder", None), StateGraph):
-            agents += agents_of(builder)
-        action = getattr(runnable, "afunc", None) or getattr(runnable, "func", None)
-        taking_part = (getattr(action, "agent", None), getattr(action, "choose", None))
-        agents += [agent for agent in taking_part if isinstance(agent, Agent)]
-    return agents
+            yield from actions_of(builder)
+        yield getattr(runnable, "afunc", None) or getattr(runnable, "func", None)
+
+
+def agents_of(graph: StateGraph[Any, Any, Any, Any]) -> list[Agent]:
+    """The agents that take part in a graph and in its subgraphs, in the order of their nodes."""
+    taking_part = (getattr(action, part, None) for action in actions_of(graph) for part in ("agent", "choose"))
+    return [agent for agent in taking_part if isinstance(agent, Agent)]
 
 
 def _check_speaker(agent: Agent) -> None:

@@ -26,7 +26,7 @@ class Dialogue(TypedDict, total=False):
     """What is left to chance in it is drawn from here: a hash of the run's seed and the dialogue's id."""
     brief: Brief
     profiles: Annotated[dict[str, dict[str, str]], operator.or_]
-    """By role, what it is in this dialogue beyond the brief: a persona. Settled at the start, and shown to that role alone."""
+    """By role, what it is in this dialogue beyond the brief: a persona. Settled at the start, shown to that role alone."""
     findings: Annotated[dict[str, Any], operator.or_]
     """What was found out about the dialogue as a whole, by the name of what found it out; no role is shown it."""
     turns: Annotated[list[Turn], operator.add]

@@ -38,6 +38,8 @@ class Reason(StrEnum):
     FAREWELL_LOOP = "farewell_loop"
     """The speakers only said goodbye to each other; that tail is cut."""
     # --- discarded ---
+    AGREED_WRONGLY = "agreed_wrongly"
+    """The speakers came to one answer, which is not the brief's."""
     NO_PROGRESS = "no_progress"
     """For some turns nothing new was said."""
     REPETITION = "repetition"
@@ -113,6 +115,11 @@ def stop_or(then: str, *rules: StopRule, end: str = END) -> Router:
             `END` at once.
     """
     return Router(then, rules, end)
+
+
+def unless_discarded(then: str) -> Router:
+    """A route for `add_conditional_edges` behind a node that may have discarded the dialogue itself: to its end, or on."""
+    return Router(then, discards=True)
 
 
 def max_messages(messages: int | None = None) -> StopRule:
