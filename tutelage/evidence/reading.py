@@ -38,7 +38,7 @@ from tutelage.dialogue.view import brief_of
 from tutelage.errors import CheckerFailed, UserError
 from tutelage.evidence.documents import SourceDocument, is_path, read_document
 from tutelage.evidence.passages import Passage, passages_of
-from tutelage.evidence.search import PassageIndex, WordIndex
+from tutelage.evidence.search import DEPTH, PassageIndex, WordIndex, fused
 
 PASSAGES: Final = 3
 """How many passages a reader is shown for a turn: each of its drafts keeps them."""
@@ -71,15 +71,16 @@ class Read:
     passages: int
 
     async def __call__(self, state: Reading, runtime: Runtime[Cast]) -> Update:
-        """Searches the brief's documents for what was last said; at the start, for the question or the topic.
+        """Searches the brief's documents for what was last said, or at the start for the question or the topic.
 
-        What was said may share no word with a document ("Why?"). Then the reader keeps the page that it has open, or begins
-        with the first.
+        It is searched for alone, and together with what it answers ("And on a mountain?"). If it shares no word with the
+        document ("Why?"), the reader keeps the pages that it has open, or begins with the first.
         """
         brief, turns = brief_of(state), state.get("turns", [])
         index = await documents_of(brief, runtime.context.evidence.folder)
         about = [turn.text for turn in turns[-2:]] or [brief.question or brief.topic or ""]
-        found = await index.search("\n".join(about), self.passages)
+        rankings = [await index.search(query, DEPTH * self.passages) for query in (about[-1], "\n".join(about))]
+        found = fused(rankings, self.passages)
         if not found and state.get("passages"):
             return {}
         return {"passages": [_shown(passage) for passage in found or index.passages[: self.passages]]}

@@ -4,6 +4,7 @@ Words are searched with BM25 (`bm25s`, arXiv 2407.03618), which needs no model. 
 the two rankings are fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR 2009), which needs no weights.
 """
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class PassageIndex:
             ConfigError: The extra `evidence` is not installed.
             CallError: The embeddings could not be had.
         """
-        by_words = WordIndex(passages)
+        by_words = await asyncio.to_thread(WordIndex, passages)
         if embeddings is None:
             return cls(by_words)
         vectors = await embeddings.aembed_documents([_searched(passage) for passage in passages])

@@ -1,7 +1,9 @@
 """The tools that claims are checked with: a search in the user's documents, and tools of the user's own."""
 
+import asyncio
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tutelage.errors import ConfigError
 from tutelage.evidence.documents import read_documents
-from tutelage.evidence.passages import passages_of
+from tutelage.evidence.passages import Passage, passages_of
 from tutelage.evidence.search import PassageIndex
 from tutelage.evidence.sources import query_parameter
 
@@ -45,9 +47,13 @@ async def evidence_tools(
     """
     given: list[BaseTool] = []
     if documents:
-        cut = [passage for document in read_documents(documents, folder) for passage in passages_of(document)]
+        cut = await asyncio.to_thread(_cut, documents, folder)
         given.append(document_search(await PassageIndex.of(cut, embeddings), passages))
     return (*given, *(load_tool(name, folder) for name in tools))
+
+
+def _cut(documents: Sequence[str], folder: Path) -> list[Passage]:
+    return [passage for document in read_documents(documents, folder) for passage in passages_of(document)]
 
 
 def document_search(index: PassageIndex, passages: int = 5) -> "BaseTool":
@@ -142,14 +148,8 @@ def _as_tool(name: str, given: Any) -> "BaseTool":
             f"evidence.tools: {name!r} is no LangChain tool, no retriever and no function: it is {given!r}"
         )
     try:
-        if _is_async(given):
+        if inspect.iscoroutinefunction(given):
             return StructuredTool.from_function(coroutine=given)
         return StructuredTool.from_function(given)
     except Exception as error:  # LangChain and pydantic refuse a function in many ways
         raise ConfigError(f"evidence.tools: {name!r} cannot be made a tool: {error}") from error
-
-
-def _is_async(function: Any) -> bool:
-    import inspect
-
-    return inspect.iscoroutinefunction(function)

@@ -55,6 +55,13 @@ async def test_the_reader_is_shown_what_was_asked_about_and_nobody_else_is(libra
     assert not any("two bulges" in str(prompt) for prompt in model.prompts("student"))
 
 
+async def test_a_short_question_is_searched_for_together_with_what_it_is_about(library: Path) -> None:
+    said = says(1, utterance="Water boils at 100 °C at sea level, and at less where the air presses less.")
+    brief = Brief(id="b", question="At what temperature does water boil?", documents=("water.md", "glaciers.md"))
+    _, model = await play(library, [said], ["And on a high mountain?"], brief)
+    assert "at the top of Mont Blanc" in model.prompts("tutor")[1][-1][1]
+
+
 async def test_each_turn_has_the_passages_it_was_shown_and_those_it_cites(library: Path) -> None:
     dialogue, _ = await play(library, [says(1)], ["Why?"])
     turn = dialogue["turns"][0]

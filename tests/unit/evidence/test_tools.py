@@ -1,6 +1,7 @@
 """Evidence tools: ours, and those of users, who write what LangChain calls a tool."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
 from tutelage.errors import CheckerFailed, ConfigError
-from tutelage.evidence import sources
+from tutelage.evidence import passages, sources, words
 from tutelage.evidence.search import PassageIndex
 from tutelage.evidence.sources import Source, found_by, within
 from tutelage.evidence.tools import document_search, evidence_tools, load_tool
@@ -134,6 +135,17 @@ async def test_the_config_s_documents_become_one_tool(library: Path) -> None:
     assert [source.id.partition("#")[0] for source in await found_by([tool], "the phases of the Moon", 9)] == [
         "library/moon.md"
     ] * 2
+
+
+@pytest.mark.parametrize("missing", ["bm25s", "langchain_text_splitters", "pypdf", "Stemmer"])
+async def test_without_the_extra_documents_are_refused_with_what_to_install(
+    library: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for cached in (passages._splitter, words._stemmer):
+        cached.cache_clear()
+    with pytest.raises(ConfigError, match=r"pip install 'tutelage\[evidence\]'"):
+        await evidence_tools(documents=["light.pdf", "water.md"], folder=library)
 
 
 async def test_no_evidence_is_no_tool() -> None:
