@@ -37,7 +37,7 @@ from tutelage.dialogue.brief import Probe
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.stopping import StopRule, discarded
 from tutelage.dialogue.view import speaker_prompt
-from tutelage.errors import EndpointFailed, GraphError
+from tutelage.errors import ContextExceeded, EndpointFailed, GraphError
 from tutelage.learners.gains import solve_rate_gain, solve_rates
 from tutelage.learners.probes import lettered, probe, probe_prompt
 from tutelage.serving.chat_vllm import ChatVLLM
@@ -275,6 +275,28 @@ async def test_what_was_answered_before_a_call_fails_is_not_lost() -> None:
     with pytest.raises(EndpointFailed) as failed:
         await played(model)
     assert [getattr(reply, "kind", None) for reply in failed.value.replies] == ["probe_before"] * 4
+
+
+async def test_a_dialogue_too_long_to_be_probed_after_has_ended_as_it_has() -> None:
+    asked: list[int] = []
+
+    def outgrown(messages: list[BaseMessage]) -> Any:
+        """Right before the lesson; after it, the first question still fits, and the second does not."""
+        reply = chooses(right)(messages)
+        asked.extend([1] if isinstance(reply, dict) else [])
+        return ContextExceeded("too long") if len(asked) > 3 else reply
+
+    model = ScriptedModel({"tutor": ["How many twelfths?"], "student": outgrown})
+    end = await played(model, graph=lesson(samples=1), messages=2)
+    assert [step.data["probe"] for step in probes_in(end["turns"][0])] == [0, 1]
+    assert [step.data["probe"] for step in probes_in(end["turns"][-1])] == [0]
+    assert end.get("shortened", []) == []
+    assert solve_rate_gain(end["turns"]) == 0.0
+
+
+async def test_a_brief_too_long_to_be_probed_before_ends_its_dialogue() -> None:
+    with pytest.raises(ContextExceeded):
+        await played(ScriptedModel({"student": [ContextExceeded("too long")]}))
 
 
 async def test_a_pupils_state_comes_with_the_fork_and_its_note_does_not() -> None:

@@ -26,9 +26,9 @@ from tutelage.dialogue.nodes import Update, occasion_of
 from tutelage.dialogue.outgrown import Shown, ask_within_limit
 from tutelage.dialogue.prompt import Message, Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.turn import Shortening, Step
+from tutelage.dialogue.turn import Step
 from tutelage.dialogue.view import brief_of, mind_of, profile_of, speaker_prompt
-from tutelage.errors import CallError, GraphError
+from tutelage.errors import CallError, ContextExceeded, GraphError
 from tutelage.learners.rotation import shuffled
 
 When: TypeAlias = Literal["before", "after"]
@@ -54,25 +54,22 @@ class AskProbes:
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Keeps the replies as steps: of the turn under way before, of the last turn after."""
         steps: list[Step] = []
-        shortened: list[Shortening] = []
         dialogue = state
         for number, probe in enumerate(brief_of(state).probes):
             try:
                 replies, shown = await self._ask(number, probe, dialogue, runtime.context)
             except CallError as error:
+                if isinstance(error, ContextExceeded) and self.when == "after":
+                    break  # a long dialogue has ended as it has: that a question does not fit behind it changes nothing
                 error.replies = [*steps, *error.replies]
                 raise
             steps += [*shown.steps, *replies]
-            shortened += shown.shortenings
-            dialogue = shown.dialogue
-        if not steps:
-            return {}
-        update: Update = {"shortened": shortened} if shortened else {}
-        if self.when == "before":
-            return {"steps": steps, **update}
+            dialogue = shown.dialogue  # how it was shortened for a probe is for probes alone
+        if self.when == "before" or not steps:
+            return {"steps": steps} if steps else {}
         *earlier, last = state["turns"]
         probed = last.model_copy(update={"steps": [*last.steps, *steps]})
-        return {"turns": Overwrite([*earlier, probed]), **update}
+        return {"turns": Overwrite([*earlier, probed])}
 
     async def _ask(self, number: int, probe: Probe, dialogue: Dialogue, cast: Cast) -> tuple[list[Step], Shown]:
         """The student's replies to one probe, those that did not fit before them."""
