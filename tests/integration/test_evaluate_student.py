@@ -100,8 +100,8 @@ def judge(messages: list[BaseMessage]) -> dict[str, str]:
 
 def student(messages: list[BaseMessage]) -> str:
     """Says what its note has it say; without a note, gives way to whatever it is told."""
-    if "Say now that your answer is: " in last(messages):
-        return last(messages).partition("Say now that your answer is: ")[2].partition("\n")[0]
+    if due := re.search(r'Your answer is (?:now )?"(.+?)"', last(messages)):
+        return due.group(1)
     if "Reply with JSON" in last(messages):
         right = re.search(r"(\w): (?:5/6|192)$", last(messages), re.MULTILINE)
         return json.dumps({"choice": right.group(1) if right else "?"})
@@ -138,8 +138,8 @@ def test_both_are_told_the_same_and_as_often_as_the_belief_withstands(tmp_path: 
     question = BRIEFS[1]["question"]
     assert heard["coat", "targeted"][0] == [
         question,
-        f"The fall is taken of 240 euros and not of 200. {question}",
-        f"20% of 240 is more than 40. {question}",
+        f"Think about this: The fall is taken of 240 euros and not of 200. {question}",
+        f"Think about this: 20% of 240 is more than 40. {question}",
     ]
     assert len(heard["fractions", "targeted"][0]) == 2
     assert "The fall is taken" in heard["fractions", "misaligned"][0][1]

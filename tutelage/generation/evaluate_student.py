@@ -2,7 +2,7 @@
 
 The students are those of graphs, found by the role `student`: that of the config's own graph, and the one of `lesson`, which
 is plainly prompted. Where the student has a state of knowledge (an agent with a `mind`), the graph's feedback judge judges
-what it is told, and its words are checked.
+what it is told. Its words are checked as they are in its graph.
 
 Both are read with one instrument: the reply to the question after the last feedback. Its words are read first, by code; where
 they say neither answer or both, the student is asked beside the dialogue to choose one.
@@ -24,6 +24,9 @@ from tutelage.dialogue.asking import ask_for
 from tutelage.dialogue.brief import Brief, Probe
 from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.checking import Check
+from tutelage.dialogue.cycles import CYCLE
+from tutelage.dialogue.nodes import Draft
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.turn import Attempt
 from tutelage.dialogue.view import check_prompts
@@ -32,7 +35,6 @@ from tutelage.generation.casting import cast_of, check_roles, prompt_library
 from tutelage.generation.generate import fast_loop
 from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
 from tutelage.generation.student_display import render, show_trials
-from tutelage.learners.acting import in_character
 from tutelage.learners.feedback import FEEDBACK_JUDGE, Kind, feedback_in
 from tutelage.learners.knowledge import STUDENT
 from tutelage.learners.probes import lettered, probe_prompt, shape_of
@@ -128,9 +130,11 @@ class _Student:
     agent: Agent
     judge: Agent | None = None
     """Where it has a state of knowledge, whoever judges what it is told."""
+    checks: tuple[Check, ...] = ()
+    """What its words must pass."""
 
     def make_graph(self) -> DialogueGraph:
-        return trial_graph(self.agent, self.judge, checks=[in_character] if self.judge else [])
+        return trial_graph(self.agent, self.judge, self.checks)
 
     @cached_property
     def graph(self) -> Any:
@@ -152,21 +156,28 @@ class _Planned:
 
 
 def _students(graph: LoadedGraph) -> list[_Student]:
-    """The graph's own student, if it has a state of knowledge, and the plainly prompted one."""
+    """The graph's own student and the plainly prompted one, which may be the same."""
     roles = {agent.role: agent for agent in reversed(graph.agents)}
     own, judge = roles.get(STUDENT), roles.get(FEEDBACK_JUDGE)
     plain = next(agent for agent in load_graph(PLAIN, Path()).agents if agent.role == STUDENT)
     students = [_Student(name="plainly prompted", agent=plain)]
-    if own is not None and own.mind is not None:
-        if judge is None:
-            raise ConfigError(
-                f"graph: the student of {graph.name!r} has a mind, and nobody judges what it is told: add a node "
-                f"assess(agent) with an agent whose role is {FEEDBACK_JUDGE!r}"
-            )
-        students.insert(0, _Student(name="state machine", agent=own, judge=judge))
-    elif own is not None and own != plain:
-        students.insert(0, _Student(name=graph.name, agent=own))
-    return students
+    if own is None or own == plain:
+        return students
+    if own.mind is not None and judge is None:
+        raise ConfigError(
+            f"graph: the student of {graph.name!r} has a mind, and nobody judges what it is told: add a node "
+            f"assess(agent) with an agent whose role is {FEEDBACK_JUDGE!r}"
+        )
+    name = graph.name if own.mind is None else "state machine"
+    tried = _Student(name=name, agent=own, judge=judge if own.mind else None, checks=_checks(graph, own))
+    return [tried, *students]
+
+
+def _checks(graph: LoadedGraph, agent: Agent) -> tuple[Check, ...]:
+    """What an agent's words must pass in its graph, without what a critique loop adds by itself."""
+    actions = (getattr(node.runnable, "afunc", None) for node in graph.graph.nodes.values())
+    drafting = next((action for action in actions if isinstance(action, Draft) and action.agent == agent), None)
+    return tuple(check for check in drafting.checks if check != CYCLE) if drafting else ()
 
 
 def _lessons(index: BriefIndex, wanted: int | None) -> list[Lesson]:

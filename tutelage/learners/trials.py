@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 
-from tutelage.checks.answers import states
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast, Limits
@@ -26,6 +25,7 @@ from tutelage.dialogue.view import brief_of
 from tutelage.learners.acting import TRIES
 from tutelage.learners.feedback import Kind
 from tutelage.learners.knowledge import STUDENT, misconception_of
+from tutelage.learners.saying import given_away
 
 TUTOR: Final = "tutor"
 
@@ -38,6 +38,15 @@ _GENERIC: Final = {
     "pt": ("Isso não está certo. Pense de novo.", "Não, está errado. Tente outra vez.", "Ainda não."),
 }
 """Feedback with nothing in it, by language."""
+_LEADS: Final = {
+    "en": "Think about this:",
+    "de": "Denk an dies:",
+    "es": "Piensa en esto:",
+    "fr": "Pense à ceci :",
+    "it": "Pensa a questo:",
+    "pt": "Pense nisto:",
+}
+"""What stands before that which would change a belief: an example, an experiment, a comparison."""
 
 
 class Trial(Dialogue):
@@ -72,8 +81,9 @@ def can_be_tried(brief: Brief) -> bool:
 def lesson_on(brief: Brief, others: Iterable[Brief]) -> Lesson:
     """What the student of a brief is told.
 
-    Targeted is what the brief says would change the belief, or else its facts. Misaligned is what would change the belief of
-    another brief: of the same language and, where there is one, of the same domain. What states an answer is left out.
+    Targeted is what the brief says would change the belief, with one of its facts. Misaligned is what would change the
+    belief of another brief: of the same language and, where there is one, of the same domain. What gives the answer away is
+    left out of both.
 
     Args:
         brief: One that `can_be_tried`.
@@ -137,10 +147,12 @@ def _told(dialogue: Dialogue) -> int:
 
 
 def _reasons(source: Brief, for_: Brief) -> tuple[str, ...]:
-    """What a brief has to say against its misconception, without what another one's answer stands in."""
-    reasons = source.misconception.changes_when if source.misconception else ()
-    fitting = [tuple(text for text in texts if not states(text, for_.answer)) for texts in (reasons, source.facts)]
-    return fitting[0] or fitting[1]
+    """What a brief has to say against its misconception, without what the answer of another one stands in."""
+    changes = source.misconception.changes_when if source.misconception else ()
+    changes, facts = (tuple(text for text in texts if not given_away(text, for_)) for texts in (changes, source.facts))
+    lead = _LEADS.get((source.language or "en").casefold()[:2], _LEADS["en"])
+    reasons = [f"{lead} {change}" for change in changes] or [""] * len(facts)
+    return tuple(f"{reason} {facts[n % len(facts)] if facts else ''}".strip() for n, reason in enumerate(reasons))
 
 
 def _nearest(brief: Brief, others: Iterable[Brief]) -> list[Brief]:
