@@ -2,10 +2,14 @@
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from tutelage import Brief
 from tutelage.dialogue.brief import Misconception, Probe
+from tutelage.dialogue.prompt import PromptLibrary
+from tutelage.learners.personas import PERSONA, TRAITS
+from tutelage.learners.techniques import TECHNIQUE
 from tutelage.testing import prose
 
 WORD = re.compile(r"xq[a-z]{5}qx")
@@ -14,6 +18,9 @@ WORD = re.compile(r"xq[a-z]{5}qx")
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a canary stands for."""
+
+    def __str__(self) -> str:
+        return f"{self.what} of {self.whose}"
 
     what: str
     """`brief`: a private field of the brief. `profile`: what a role is in this dialogue. `draft`: something drafted to be
@@ -55,23 +62,46 @@ def canary_brief(rng: Random, canaries: Canaries, id_: str) -> Brief:
 
     right, wrong, other = (word("probes") for _ in range(3))
     probe = Probe(question=sentence("probes"), choices=(other, right, wrong), answer=right, misconception=wrong)
+    in_sight = rng.random() < 0.1
+    question, answer, predicts = (
+        f"{prose.write(rng, 8)}?",
+        (word("answer"), f"the {word('answer')}"),
+        word("misconception"),
+    )
+    if in_sight:  # then it is no secret, and leaks are for a judge
+        question, answer, predicts = "Does the pointer turn left or right?", ("left", word("answer")), "right"
     return Brief(
         id=id_,
         topic=prose.write(rng, 4),
         domain=rng.choice(["mathematics", "programming", "science", "history", "language"]),
-        question=f"{prose.write(rng, 8)}?",
+        question=question,
         level="primary",
         language="en",
-        answer=(word("answer"), f"the {word('answer')}"),
+        answer=answer,
         giveaway=(word("giveaway"),),
         misconception=Misconception(
             belief=sentence("misconception"),
-            predicts=word("misconception"),
+            predicts=predicts,
             changes_when=(sentence("misconception"),),
             robustness=rng.randint(1, 2),
         ),
-        probes=(probe,) * 1,
+        probes=(probe,),
         facts=(sentence("facts"), sentence("facts")),
         documents=(f"{sentence('documents')}. {sentence('documents')}.",),
         extra={"note": sentence("extra")},
     )
+
+
+def write_canary_prompts(folder: Path, canaries: Canaries) -> Path:
+    """Writes a persona and techniques with canaries in all that they say of a student, in place of the built-in ones."""
+
+    def word() -> str:
+        return canaries.new("profile", "student")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PromptLibrary().names(PERSONA):
+        traits = "".join(f"{trait}: {word()}\n" for trait in TRAITS)
+        (folder / f"{PERSONA}{name}.md").write_text(f"---\nname: {PERSONA}{name}\n{traits}---\n{word()}\n")
+    for name in PromptLibrary().names(TECHNIQUE):
+        (folder / f"{TECHNIQUE}{name}.md").write_text(f"---\nbehaviour: {word()}\n---\n{word()}\n")
+    return folder

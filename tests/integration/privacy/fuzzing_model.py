@@ -4,6 +4,7 @@ It repeats what it was shown only where its role may say so aloud: the words tha
 canary that turns up in a prompt was put there by the engine, never by the model's own chatter.
 """
 
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -14,10 +15,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
+from tutelage.dialogue.prompt import Prompt
 from tutelage.testing import prose
 from tutelage.testing.schema_filler import compile_regex
 
-from .canaries import Canaries, found_in
+from .canaries import WORD, Canaries, found_in
 
 PUBLIC_FIELD = "utterance"
 POINTING = frozenset({"span", "quote"})
@@ -26,13 +28,17 @@ MISFITS = 0.03
 """How often a reply does not take the shape that was asked for."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One call: who was shown which canaries."""
 
-    __slots__ = ("role", "shown", "view")
-
-    def __init__(self, role: str, view: str, shown: set[str]) -> None:
-        self.role, self.view, self.shown = role, view, shown
+    role: str
+    view: str
+    shape: str
+    """The name of the schema that was asked for; empty for plain text."""
+    prompt: str
+    """The prompt's hash."""
+    shown: frozenset[str]
 
 
 class FuzzingModel(BaseChatModel):
@@ -40,12 +46,18 @@ class FuzzingModel(BaseChatModel):
 
     _canaries: Canaries = PrivateAttr()
     _rng: Random = PrivateAttr()
+    _expected: dict[str, str] = PrivateAttr(default_factory=dict)
+    """By its text, the hash of each prompt."""
     _asked: list[Asked] = PrivateAttr(default_factory=list)
     _spoken: dict[str, set[str]] = PrivateAttr(default_factory=dict)
 
     def __init__(self, canaries: Canaries, rng: Random) -> None:
         super().__init__()
         self._canaries, self._rng = canaries, rng
+
+    def expect(self, prompt: Prompt) -> None:
+        """Is told of each prompt that it is about to be sent."""
+        self._expected["\n".join(message.content for message in prompt.messages)] = prompt.sha256
 
     @property
     def asked(self) -> list[Asked]:
@@ -83,7 +95,13 @@ class FuzzingModel(BaseChatModel):
     ) -> ChatResult:
         metadata: dict[str, Any] = run_manager.metadata if run_manager else {}
         prompt = "\n".join(str(message.content) for message in messages)
-        asked = Asked(metadata["role"], metadata["view"], found_in(prompt))
+        asked = Asked(
+            role=metadata["role"],
+            view=metadata["view"],
+            shape=kwargs.get("response_format", {}).get("json_schema", {}).get("name", ""),
+            prompt=self._expected.get(prompt, ""),
+            shown=frozenset(found_in(prompt)),
+        )
         self._asked.append(asked)
         text = _Reply(self, asked, prompt).to(kwargs)
         message = AIMessage(
@@ -140,8 +158,8 @@ class _Reply:
                 return self._text(name)[: schema.get("maxLength")]
             case "integer" | "number":
                 return self._rng.randint(schema.get("minimum", 0), schema.get("maximum", 5))
-            case "boolean":
-                return self._rng.random() < 0.5
+            case "boolean":  # mostly false: what ends a dialogue is true
+                return self._rng.random() < 0.2
             case _:
                 return None
 
@@ -162,10 +180,12 @@ class _Reply:
         return f"{prose.write(self._rng, 12)} {' '.join(words)}"
 
     def _heard(self) -> list[str]:
-        """Sometimes a canary that stands in the prompt."""
-        if not self._asked.shown or self._rng.random() < 0.7:
+        """Mostly the last canary in the prompt: what a student is told to say stands there."""
+        if not self._asked.shown or self._rng.random() < 0.3:
             return []
-        return [self._rng.choice(sorted(self._asked.shown))]
+        if self._rng.random() < 0.2:
+            return [self._rng.choice(sorted(self._asked.shown))]
+        return WORD.findall(self._prompt)[-1:]
 
     def _words_shown(self) -> str:
         """Some words that stand near the end of what was shown, where the draft is."""
