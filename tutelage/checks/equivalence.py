@@ -16,7 +16,8 @@ from itertools import product
 from typing import Final, Literal
 
 from tutelage.checks.execution import OUT_OF_MEMORY
-from tutelage.checks.forms import quantity, same
+from tutelage.checks.forms import Quantity, same
+from tutelage.checks.forms import quantity as read_quantity
 from tutelage.checks.notation import closing, is_mathematical, latex, plain
 from tutelage.checks.sandbox import require_sandbox, run_task
 from tutelage.errors import CheckerFailed, ConfigError
@@ -79,6 +80,11 @@ def _is_scalar(text: str) -> bool:
     )
 
 
+def quantity(text: str) -> Quantity | None:
+    """The number, with its unit, that is all of a text. An exclamation mark is a factorial here, and ends no sentence."""
+    return None if "!" in text else read_quantity(text)
+
+
 async def same_value(gold: str | Iterable[str], answer: str, *, seconds: float = SECONDS) -> bool | None:
     """Whether an answer has the value of the gold one. The order matters: an answer may leave out the gold answer's unit.
 
@@ -95,7 +101,7 @@ async def same_value(gold: str | Iterable[str], answer: str, *, seconds: float =
     """
     verdicts = []
     for form in [gold] if isinstance(gold, str) else gold:
-        verdict = await _same_form(_cleaned(form), _cleaned(answer), seconds)
+        verdict = await _same_form(form, answer, seconds)
         if verdict:
             return True
         verdicts.append(verdict)
@@ -103,6 +109,13 @@ async def same_value(gold: str | Iterable[str], answer: str, *, seconds: float =
 
 
 async def _same_form(gold: str, answer: str, seconds: float) -> bool | None:
+    verdict = await _same_values(_cleaned(gold), _cleaned(answer), seconds)
+    if verdict or not ("=" in gold and "=" in answer):
+        return verdict
+    return await _as_wholes(plain(gold), plain(answer), seconds) or verdict  # two equations for one line
+
+
+async def _same_values(gold: str, answer: str, seconds: float) -> bool | None:
     if gold.casefold() == answer.casefold():
         return True
     wanted, given = _parts(gold), _parts(answer)

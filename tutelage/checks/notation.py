@@ -29,6 +29,20 @@ _COMMANDS: Final = (
     (r"\\pm(?![a-zA-Z])", "±"),
     (r"\\(?:emptyset|varnothing)(?![a-zA-Z])", "∅"),
 )
+_PRINTED: Final = (
+    (r"\bInterval\(([^(),]+), oo\)", r"[\1, oo)"),
+    (r"\bInterval\(-oo, ([^(),]+)\)", r"(-oo, \1]"),
+    (r"\bInterval\(([^(),]+), ([^(),]+)\)", r"[\1, \2]"),
+    (r"\bInterval\.open\(([^(),]+), ([^(),]+)\)", r"(\1, \2)"),
+    (r"\bInterval\.Lopen\(([^(),]+), ([^(),]+)\)", r"(\1, \2]"),
+    (r"\bInterval\.Ropen\(([^(),]+), ([^(),]+)\)", r"[\1, \2)"),
+    (r"\bEq\(([^(),]+), ([^(),]+)\)", r"\1 = \2"),
+    (r"\bFiniteSet\(([^()]*)\)", r"{\1}"),
+    (r"\bEmptySet\b", "∅"),
+    (r"(?<=\d)\*I\b", "i"),
+    (r"(?<![\w\\])I\b(?=\s*[-+*/)]|$)|(?<=\*)I\b", "i"),
+)
+"""What sympy prints."""
 _FRACTION: Final = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _NAMES: Final = frozenset({
     "sqrt", "pi", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "log", "ln", "exp", "abs", "Abs", "oo",
@@ -51,7 +65,7 @@ def plain(text: str) -> str:
     text = re.sub(r"^(?:\$\$?|\\\(|\\\[)(.*?)(?:\$\$?|\\\)|\\\])$", r"\1", text, flags=re.DOTALL)
     if boxed := re.fullmatch(r"\s*\\(?:boxed|fbox)\s*\{(.*)\}\s*", text, re.DOTALL):
         text = boxed[1]
-    for pattern, replacement in _COMMANDS:
+    for pattern, replacement in (*_PRINTED, *_COMMANDS):
         text = re.sub(pattern, replacement, text)
     text = _FRACTION.sub(_as_slash, text)
     for sign, digits in _FRACTIONS.items():
@@ -81,6 +95,7 @@ def latex(text: str) -> str:
     text = _calls(text)
     text = re.sub(r"√\s*(\d+|[a-z])", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<!\\)\bpi\b|π", r"\\pi ", text)
+    text = re.sub(r"(?<![\\a-zA-Z])log_?(\d+)\s*(?=\()", r"\\log_{\1} ", text)
     text = re.sub(r"(?<![\\a-zA-Z])(a?(?:sin|cos|tan)|log|ln|cot|sec|csc)\b", _function, text)
     text = _powers(text)
     text = text.replace("*", r" \cdot ").replace("≤", r" \le ").replace("≥", r" \ge ").replace("≠", r" \ne ")
@@ -95,7 +110,7 @@ def latex(text: str) -> str:
 
 
 def _function(match: re.Match[str]) -> str:
-    name = match[1]
+    name = "ln" if match[1] == "log" else match[1]  # to Python and to mathematicians
     return rf"\arc{name[1:]} " if name[0] == "a" else rf"\{name} "
 
 
