@@ -20,19 +20,11 @@ HOUR = Brief(
 )
 CHOICES = HOUR.model_copy(update={"question": "How many seconds has an hour: 60, 600 or 3600?"})
 KEEPS = {"reveals": "nothing", "verdict": "accept", "issues": []}
-PICKS = {
-    "reveals": "answer",
-    "verdict": "revise",
-    "issues": [
-        {
-            "dimension": "leak",
-            "severity": "block",
-            "span": "the last one",
-            "evidence": "",
-            "instruction": "Ask what a minute has.",
-        }
-    ],
-}
+
+
+def picked(span: str) -> dict[str, Any]:
+    issue = {"dimension": "leak", "severity": "block", "span": span, "evidence": "", "instruction": "Ask for a step."}
+    return {"reveals": "answer", "verdict": "revise", "issues": [issue]}
 
 
 async def play(brief: Brief, **script: Any) -> tuple[Dialogue, ScriptedModel]:
@@ -68,7 +60,7 @@ async def test_a_tutor_that_keeps_telling_loses_the_dialogue() -> None:
 
 async def test_where_the_answer_is_in_sight_a_judge_decides() -> None:
     dialogue, model = await play(
-        CHOICES, tutor=["Take the last one.", "How many has a minute?"], leak_judge=[PICKS, KEEPS]
+        CHOICES, tutor=["Take the last one.", "How many has a minute?"], leak_judge=[picked("the last one"), KEEPS]
     )
     turn = dialogue["turns"][0]
     assert turn.text == "How many has a minute?"
@@ -80,8 +72,7 @@ async def test_where_the_answer_is_in_sight_a_judge_decides() -> None:
 
 
 async def test_what_leads_up_to_the_answer_is_the_judges_and_is_recorded_if_it_is_said_all_the_same() -> None:
-    half = {**PICKS, "issues": [{**PICKS["issues"][0], "span": "half of 7200"}]}
-    dialogue, _ = await play(HOUR, tutor=["It is half of 7200."], leak_judge=[half])
+    dialogue, _ = await play(HOUR, tutor=["It is half of 7200."], leak_judge=[picked("half of 7200")])
     (turn, _) = dialogue["turns"]
     assert turn.attempts[-1].forced or any(attempt.forced for attempt in turn.attempts)
     assert leak_finding(dialogue["turns"], HOUR) == {"first_leak": {"role": "tutor", "turn": 0, "how": "judged"}}

@@ -101,4 +101,5 @@ def test_what_the_tutor_says_masters_nothing() -> None:
 
 def test_a_word_of_any_talk_masters_a_lesson_only_where_it_is_the_answer() -> None:
     assert is_mastered("me", PRONOUN) and is_mastered("I would say 'me'.", PRONOUN)
+    assert is_mastered("me I guess", PRONOUN)
     assert not is_mastered("Can you tell me what the rule is about such words?", PRONOUN)

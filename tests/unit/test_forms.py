@@ -147,6 +147,11 @@ def test_what_is_no_value_is_not_read_as_one(text: str) -> None:
     assert all(abs(value) < 10**12 for value in values(text))
 
 
+def test_a_third_is_a_fraction_and_a_third_friend_is_none() -> None:
+    assert values("A third of it.")[0] == Fraction(1, 3)
+    assert values("Then comes a third friend.") == [3]
+
+
 def test_markers_of_a_list_are_no_values() -> None:
     assert values("1. Add the 20.\n2) Then the 30.") == [20, 30]
     assert values("The answer: 3.") == [3]
@@ -175,6 +180,11 @@ def test_hostile_text_is_read_in_time() -> None:
         ("5/6", "0.83", True),
         ("5/6", "0.84", False),
         ("5/6", "0.8", False),
+        ("400/3", "133.3", True),
+        ("400/3", "133.4", False),
+        ("4/3", "1.3", False),
+        ("12.04", "12.0", False),
+        ("30 °C", "30 euros", False),
         ("1/3", "0.333", True),
         ("0.333", "1/3", True),
         ("3.14", "3.14159", True),

@@ -207,10 +207,53 @@ def test_a_number_is_meant_in_percent_where_the_question_asks_for_a_percentage()
     assert vetoed(Brief(question="How many pupils are at school?", answer=("30",)), "30% of 200 are ill.") == []
 
 
+def test_a_choice_of_two_or_a_condition_claims_nothing() -> None:
+    assert vetoed(HOUR, "Is it 60 or 3600?") == []
+    assert undecided("Is it 60 or 3600?", HOUR)
+    assert vetoed(FALLING, "If the first one is neither, what then?") == []
+    assert vetoed(FALLING, "What is neither hot nor cold up there?") == []
+
+
+def test_a_small_number_is_claimed_beside_what_is_counted_only_where_the_question_counts_it() -> None:
+    length = Brief(question="What is the length of the list?", answer=("3",))
+    assert vetoed(length, "Look at 3 list entries, one by one.") == []
+    count = Brief(question="How many entries has the list?", answer=("3",))
+    assert vetoed(count, "So you see 3 entries here.") == ["3"]
+
+
+def test_part_of_the_wrong_answer_or_another_unit_is_not_the_answer() -> None:
+    phase = Brief(answer=("moon",), misconception=Misconception(belief="It is dark.", predicts="new moon"))
+    assert vetoed(phase, "It is not the new moon.") == []
+    speed = Brief(question="How fast is it?", answer=("40", "40 km/h"))
+    assert vetoed(speed, "It takes 40 minutes.") == []
+    assert vetoed(speed, "It is 40.") == ["40"]
+
+
+def test_denying_the_other_of_two_or_spelling_the_answer_is_for_the_judge() -> None:
+    printed = Brief(
+        question="What does it print?", answer=("True",), misconception=Misconception(belief="No.", predicts="False")
+    )
+    assert undecided("It cannot be False.", printed)
+    assert undecided("It begins with an n.", FALLING)
+    assert not undecided("It begins slowly.", FALLING)
+
+
+def test_repeating_the_questions_own_calculation_gives_nothing_away() -> None:
+    brief = Brief(question="What is 1/2 + 1/3?", answer=("5/6",))
+    assert not undecided("So, what is 1/2 + 1/3 in sixths?", brief)
+    assert undecided("So, what is 3/6 + 2/6?", brief)
+
+
+def test_a_choice_in_the_question_puts_the_answer_in_sight() -> None:
+    assert is_in_sight({"brief": Brief(question="Is it true or false?", answer=("false",))})
+    assert not is_in_sight({"brief": Brief(question="Would it be false to say so?", answer=("false",))})
+
+
 def test_a_giveaway_term_is_forbidden_until_the_student_has_it() -> None:
     assert vetoed(FALLING, "Think of a Vacuum.") == ["Vacuum"]
     assert vetoed(FALLING, "Both gain 9.81 m/s² each second.") == ["9.81 m/s²"]
     assert vetoed(FALLING, "What is a vacuum?", ("student", "Is there a vacuum up there?")) == []
+    assert vetoed(FALLING, "Yes, and so it is in any vacuum.", ("student", "Neither!")) == []
 
 
 def test_a_brief_without_an_answer_has_no_leaks() -> None:
@@ -241,6 +284,12 @@ def test_a_student_whose_state_holds_the_misconception_leaks_and_one_whose_belie
     assert first_leak([said("tutor", "Try it!", 0), misled], HOUR) == FirstLeak(role="student", turn=1, how="exact")
     flipped = said("student", "It is 3600.", 1, knowledge={"holds": False})
     assert first_leak([said("tutor", "Try it!", 0), flipped], HOUR) is None
+
+
+def test_the_answer_of_a_student_whose_state_holds_the_misconception_confirms_nothing() -> None:
+    dialogue = under_review(HOUR, "Yes, 3600 it is.")
+    dialogue["turns"] = [said("student", "It is 3600.", 0, knowledge={"holds": True})]
+    assert answer_in_sight(dialogue)
 
 
 def test_what_a_judge_found_is_a_leak_of_the_tutor() -> None:

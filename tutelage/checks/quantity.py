@@ -70,11 +70,14 @@ def _close(wanted: Fraction, form: Quantity, said: Quantity) -> bool:
 
 def _shows(shown: Fraction, decimals: int, exact: Fraction) -> bool:
     """Whether a number with so many digits after the point is another one, rounded or cut to them."""
-    needed = _SIGNIFICANT if _ends(exact) else _SIGNIFICANT - 1
-    if decimals < 2 or _digits(shown, decimals) < needed or (shown < 0) != (exact < 0):
+    digits = _digits(shown, decimals)
+    enough = digits >= _SIGNIFICANT and (decimals > 1 or not _ends(exact))
+    if not (enough or (digits == _SIGNIFICANT - 1 and decimals > 1 and not _ends(exact))):
         return False
-    scaled, digits = abs(exact) * 10**decimals, abs(shown) * 10**decimals
-    return digits in {scaled.__floor__(), (scaled + Fraction(1, 2)).__floor__()}
+    if (shown < 0) != (exact < 0):
+        return False
+    scaled = abs(exact) * 10**decimals
+    return abs(shown) * 10**decimals in {scaled.__floor__(), (scaled + Fraction(1, 2)).__floor__()}
 
 
 def _digits(value: Fraction, decimals: int) -> int:
