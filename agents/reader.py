@@ -6,6 +6,7 @@ from tutelage.evidence.reading import Cited, passages_shown
 reader = Agent(
     role="tutor",
     prompt="reader",
+    sees=frozenset({"documents"}),  # through its mind
     note="passages",
     mind=passages_shown,
     reply=Cited,
