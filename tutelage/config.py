@@ -207,7 +207,7 @@ class StudentsConfig(Section):
     """Who the students are, in the graphs that have students of many kinds."""
 
     personas: tuple[str, ...] = ()
-    """Their names; all that there are if empty."""
+    """Their names; all that there are if empty. `none` is a student without one, and a name given twice comes twice as often."""
     adversarial: float = Field(default=0.0, ge=0, le=1)
     """The share of dialogues whose student tries to get the answer out of the tutor, by one of six techniques."""
 

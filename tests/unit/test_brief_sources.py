@@ -208,7 +208,7 @@ def test_a_mapped_column_of_json_need_not_be_on_every_line(tmp_path: Path) -> No
 
 def test_a_map_to_a_key_that_no_brief_has_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "1.jsonl", {"id": "a", "q": "b"})
-    assert "map: 'qestion' is no key of a brief; there are answer, domain," in refusal(
+    assert "map: 'qestion' is no key of a brief; there are answer, difficulty," in refusal(
         tmp_path, "1.jsonl", columns={"qestion": "q"}
     )
 

@@ -152,7 +152,7 @@ class Stage:
             raise NothingLeft(owed.id)
         started = datetime.now(UTC)
         state: Dialogue = {"id": owed.id, "begun": started.timestamp(), "brief": brief, "turns": []}
-        state["seed"] = Occasion(dialogue=owed.id, turn=0).seed(self._seed, "", owed.retry)
+        state["seed"] = Occasion(dialogue=owed.id, turn=0).seed(self._seed, "", 0)
         if owed.retry:
             state["retry"] = owed.retry
         return _Entrance(Witness(state, self._watch), started, begun=False)
