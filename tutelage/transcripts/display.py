@@ -371,9 +371,35 @@ def _as_pairs(text: str) -> Iterator[RenderableType]:
 
 def _pairs(values: dict[str, Any]) -> Iterator[RenderableType]:
     for key, value in values.items():
-        said = value if isinstance(value, str) else orjson.dumps(value).decode()
-        line = one_line(f"{key.replace('_', ' ')}:", "dim").append(" ").append_text(plain(said))
-        yield Aside(line, "  ", first="")
+        named = one_line(f"{key.replace('_', ' ')}:", "dim")
+        if isinstance(value, dict | list) and any(isinstance(each, dict | list) for each in _items(value)):
+            yield named
+            yield from (Aside(plain(line), "  ") for line in _outline(value))
+        else:
+            said = value if isinstance(value, str) else orjson.dumps(value).decode()
+            yield Aside(named.append(" ").append_text(plain(said)), "  ", first="")
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _outline(value: Any) -> Iterator[str]:
+    """Nested data as lines for the eye."""
+    if not isinstance(value, dict | list):
+        yield " ".join(value.split()) if isinstance(value, str) else orjson.dumps(value).decode()
+        return
+    for key, each in value.items() if isinstance(value, dict) else (("-", each) for each in value):
+        first, *rest = _outline(each) if each or not isinstance(each, dict | list) else ("none",)
+        named = key if key == "-" else f"{key}:"
+        if not isinstance(each, dict | list):
+            yield f"{named} {first}"
+        elif key == "-":
+            yield f"- {first}"
+            yield from (f"  {line}" for line in rest)
+        else:
+            yield named
+            yield from (f"  {line}" for line in (first, *rest))
 
 
 def _unfinished(unfinished: Unfinished, brief: Brief, shown: _Shown | None) -> Iterator[RenderableType]:
