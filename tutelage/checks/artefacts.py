@@ -17,10 +17,11 @@ _LABELS: Final = tuple(sorted(TEACHING | LEARNING | {"system"}))
 
 _CODE: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _TEMPLATE_TOKEN: Final = re.compile(
-    r"<[|\uff5c]\s?[\w\u2581]+\s?[|\uff5c]>"  # <|im_end|>, and DeepSeek's with full-width bars
+    r"<[|\uff5c][\w\u2581]+[|\uff5c]>"  # <|im_end|>, and DeepSeek's with full-width bars
     r"|\[/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
     r"|</?(?:start_of_turn|end_of_turn|bos|eos|eot|pad|unk|think|thinking|tool_call|tool_response|function_call)>"
-    r"|^<s>|</s>\s*$|(?m:^###\s*(?:instruction|response|human|user|assistant|system|input)s?\s*\d*\s*:)",
+    r"|^<s>|</s>\s*$"
+    r"|(?m:^###\s*(?:instruction|response|human|user|assistant|system|input)s?\s*\d*\s*:)",
     re.IGNORECASE,
 )
 _ANNOUNCING: Final = re.compile(
@@ -30,8 +31,9 @@ _ANNOUNCING: Final = re.compile(
     re.IGNORECASE,
 )
 _STAGE_DIRECTION: Final = re.compile(
-    r"[\[(*]\s*(?:(?:the )?(?:tutor|teacher|student|pupil)\s+)?"
-    r"(?:waits?|waiting|pauses?|end of|ends?|conversation ends?|wartet|warte|ende)\b[^\])*\n]{0,60}[\])*]",
+    r"[\[(*]\s*(?:(?:the )?(?:tutor|teacher|student|pupil)\s+)?(?:wait(?:s|ing)? (?:for|patiently)|pauses?\b(?! (?:at|the|and))"
+    r"|end of (?:the )?(?:conversation|dialogue|session|lesson|transcript|turn|response)|conversation ends"
+    r"|wartet (?:auf|geduldig)|ende (?:des|der) (?:gesprächs|dialogs|sitzung|stunde))\b[^\])*\n]{0,60}[\])*]",
     re.IGNORECASE,
 )
 _NOTE: Final = re.compile(
