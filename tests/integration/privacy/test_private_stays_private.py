@@ -14,6 +14,7 @@ from langgraph.types import Overwrite
 from tutelage import Cast, Dialogue, speak
 from tutelage.agents import student, tutor
 from tutelage.dialogue.nodes import Update, Utterance
+from tutelage.learners.acting import mind
 
 from .canaries import Kind
 from .fuzzed_run import FuzzedRun
@@ -47,7 +48,7 @@ def expected(run: FuzzedRun) -> set[tuple[str, Kind]]:
     """What roles are shown if all goes as it should; without it a test that finds nothing would show nothing."""
     declared = {(agent.role, Kind("brief", each)) for agent in run.agents for each in agent.sees}
     reviewed = {(role, Kind("reply", reviewer)) for role, reviewer in run.instructions()}
-    minds = {(agent.role, Kind("brief", "answer")) for agent in run.agents if agent.mind}
+    minds = {(agent.role, Kind("brief", "answer")) for agent in run.agents if agent.mind is mind}
     enrolled = {(role, Kind("profile", role)) for role in run.profiles()}
     return declared | reviewed | minds | enrolled
 

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from tutelage import Agent, Brief, Dialogue
 from tutelage.dialogue.turn import Attempt, Turn
+from tutelage.learners.acting import mind
 from tutelage.learners.probes import Answer
 
 from .canaries import Kind, found_in
@@ -16,7 +17,6 @@ NEVER: Mapping[str, frozenset[str]] = dict.fromkeys(
     LEARNERS, frozenset({"answer", "giveaway", "facts", "probes", "extra"})
 )
 """What a role may not see whatever its agent declares: who is to learn something does not read it in the brief."""
-STATEFUL = "student"
 
 
 @dataclass
@@ -70,8 +70,8 @@ class Fuzzed:
             return True  # a draft, which is judged
         if kind.what != "brief":
             return kind.whose == role
-        if kind.whose == "answer" and any(agent.mind for agent in agents):
-            return self._has_understood(turn)
+        if kind.whose == "answer" and any(agent.mind is mind for agent in agents) and self._has_understood(turn):
+            return True
         return any(kind.whose in agent.sees - NEVER.get(role, frozenset()) for agent in agents)
 
     def _has_understood(self, turn: int) -> bool:
@@ -80,7 +80,7 @@ class Fuzzed:
         answers = found_in(" ".join(self.brief.answer))
         judged = (each for each in self.turns[:turn] if not found_in(each.text) & answers)
         hits = sum(each.private.get("feedback_judge", {}).get("feedback") == "targeted" for each in judged)
-        return hits >= self.brief.misconception.robustness
+        return bool(hits >= self.brief.misconception.robustness)
 
     @cached_property
     def _turn_of(self) -> dict[str, int]:
