@@ -23,7 +23,7 @@ def conversations(transcripts: Iterable[Transcript]) -> dict[Conversation, list[
             calls = [(step.role, step.call) for step in turn.steps]
             for attempt in turn.attempts:
                 calls.append((turn.role, attempt.call))
-                calls += [(review.role, review.call) for review in attempt.reviews]
+                calls += [(review.role, review.call) for review in attempt.reviews if review.call]
             for role, call in calls:
                 found.setdefault((transcript.id, VIEWS.get(role, role)), []).append(call)
     return found

@@ -86,7 +86,7 @@ def texts_of(transcript: Transcript) -> Iterator[tuple[Call, str | None]]:
     steps = [step for turn in transcript.turns for step in turn.steps] + (left.steps if left else [])
     for attempt in attempts:
         yield attempt.call, attempt.text
-        yield from ((review.call, None) for review in attempt.reviews)
+        yield from ((review.call, None) for review in attempt.reviews if review.call)
     for step in steps:
         yield step.call, step.text
 

@@ -194,7 +194,7 @@ async def test_the_best_draft_of_those_that_were_reviewed_is_kept() -> None:
         return graph
 
     issue = {"dimension": "leak", "severity": "block", "span": "b … b", "instruction": "Mend it."}
-    script = {"tutor": ["a", "b b", "c", "b c b"], "critic": [{"verdict": "revise", "issues": [issue]}]}
+    script: dict[str, Any] = {"tutor": ["a", "b b", "c", "b c b"], "critic": [{"verdict": "revise", "issues": [issue]}]}
     model = ScriptedModel(script)
     turn = await the_turn(loop(), model, revisions=1)
     (said,) = (attempt for attempt in turn.attempts if attempt.status == "accepted")
