@@ -25,15 +25,16 @@ _TEMPLATE_TOKEN: Final = re.compile(
     re.IGNORECASE,
 )
 _ANNOUNCING: Final = re.compile(
-    r"\A\W*(?:(?:revised|final|updated|improved|corrected|rewritten|new)\s+(?:draft|response|reply|utterance|version|turn|message)"
+    r"\A\W*(?:(?:revised|final|updated|improved|corrected|rewritten|new)\s+(?:draft|response|reply|utterance|version|message)"
     r"|(?:tutor|teacher|student|pupil)(?:['\u2019]s)?\s+(?:response|reply|utterance|turn)|response|utterance|output|reply"
     r"|überarbeitete[rs]?\s+(?:antwort|fassung|version|entwurf|nachricht)|äußerung)\W*:",
     re.IGNORECASE,
 )
 _STAGE_DIRECTION: Final = re.compile(
-    r"[\[(*]\s*(?:(?:the )?(?:tutor|teacher|student|pupil)\s+)?(?:wait(?:s|ing)? (?:for|patiently)|pauses?\b(?! (?:at|the|and))"
-    r"|end of (?:the )?(?:conversation|dialogue|session|lesson|transcript|turn|response)|conversation ends"
-    r"|wartet (?:auf|geduldig)|ende (?:des|der) (?:gesprächs|dialogs|sitzung|stunde))\b[^\])*\n]{0,60}[\])*]",
+    r"[\[(*]\s*(?:(?:the )?(?:tutor|teacher|student|pupil)\s+)?"
+    r"(?:wait(?:s|ing)? (?:for|patiently)|wartet (?:auf|geduldig)|pauses?\b(?! (?:at|the|and))|conversation ends"
+    r"|end of (?:the )?(?:conversation|dialogue|session|lesson|transcript|turn|response)"
+    r"|ende (?:des|der) (?:gesprächs|dialogs|sitzung|stunde))\b[^\])*\n]{0,60}[\])*]",
     re.IGNORECASE,
 )
 _NOTE: Final = re.compile(
