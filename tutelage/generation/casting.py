@@ -25,6 +25,7 @@ from tutelage.generation.endpoints import (
     start_embedded,
 )
 from tutelage.generation.evidence import check_evidence, evidence_of
+from tutelage.generation.judges import warn_of_relatives
 from tutelage.generation.registry import LoadedGraph
 from tutelage.learners.enrolment import check_students, enrols
 from tutelage.serving.chat_vllm import ChatVLLM
@@ -139,6 +140,8 @@ async def cast_of(
         )
         for role in graph.roles:
             cast.player(role)  # whom nobody plays is an error now, not in mid-run
+        if not embedded:  # of which it is said already that its data is for trying out
+            warn_of_relatives(graph, cast)
         yield Casting(
             cast=cast,
             at_once=EMBEDDED_SLOTS if embedded else None,
