@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from tutelage.checks.answers import states
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.checking import Check
 from tutelage.dialogue.state import Dialogue
@@ -20,14 +19,7 @@ from tutelage.dialogue.turn import Attempt, Issue
 from tutelage.dialogue.view import brief_of
 from tutelage.learners.enrolment import TACTIC
 from tutelage.learners.knowledge import STUDENT, Knowledge, knowledge_of, misconception_of
-from tutelage.learners.saying import (
-    given_away,
-    says_right,
-    says_wrong,
-    terms_in,
-    wrong_in,
-    wrong_is_in_sight,
-)
+from tutelage.learners.saying import given_away, says_right, says_wrong, terms_in, wrong_in, wrong_is_in_sight
 
 TRIES: Final = 3
 """Drafts of one turn, the first one counted, before the dialogue is given up: with as many, HoldFast kept 96.5 % of its."""
@@ -67,7 +59,7 @@ def answer_is_due(dialogue: Dialogue) -> bool:
     if spoke is None:
         return True
     question = brief_of(dialogue).question
-    if question and any(states(turn.text, [question]) for turn in turns[spoke + 1 :]):
+    if question and any(_plain(question) in _plain(turn.text) for turn in turns[spoke + 1 :]):
         return True
     return knowledge_of({**dialogue, "turns": turns[:spoke]}).holds != knowledge_of(dialogue).holds
 
@@ -116,6 +108,10 @@ def _relapse(text: str, brief: Brief, *, due: bool) -> str:
         return ""
     named = [each for each in wrong_in(text, brief) if each.certain or not each.weak]
     return text[named[0].start : named[0].end] if named else ""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _its_own_terms(brief: Brief) -> tuple[str, ...]:
