@@ -136,6 +136,25 @@ async def test_a_caller_that_is_cancelled_kills_its_program() -> None:
     assert (await run_python("print(1)")).stdout == "1\n"
 
 
+async def test_a_program_has_no_privileges_even_if_root_runs_it() -> None:
+    """Some of what a calculation needs, such as madvise(2), does more for one who has capabilities."""
+    await run_python("pass")
+    idle = children()
+    running = asyncio.create_task(run_python("while True: pass", seconds=0.5))
+    await asyncio.sleep(0.2)
+    (program,) = children() - idle
+    status = dict(
+        line.split(":\t") for line in Path(f"/proc/{program}/status").read_text().splitlines() if ":\t" in line
+    )
+    held = {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs", "Seccomp")}
+    assert held == dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapAmb"), "0" * 16) | {
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }
+    assert len(list(Path(f"/proc/{program}/fd").iterdir())) == 2
+    await running
+
+
 async def test_no_dead_child_and_no_open_file_is_left() -> None:
     await run_python("pass")
     files, idle = len(os.listdir("/proc/self/fd")), len(children())  # noqa: PTH208
@@ -166,6 +185,20 @@ async def test_a_fork_server_that_was_killed_is_started_again() -> None:
     await asyncio.sleep(0.2)
     os.kill(server, signal.SIGKILL)
     assert (await running).stdout == "1\n"
+
+
+async def test_a_program_dies_with_the_fork_server() -> None:
+    await run_python("pass")
+    (server,) = [pid for pid in children() if b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    running = asyncio.create_task(run_python("while True: pass", seconds=30))
+    await asyncio.sleep(0.2)
+    (program,) = children_of(server)
+    os.kill(server, signal.SIGKILL)
+    await asyncio.sleep(0.2)
+    assert not is_running(program)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 def test_nothing_is_left_running_when_the_process_is_killed() -> None:
