@@ -157,6 +157,7 @@ def test_markers_of_a_list_are_no_values() -> None:
     assert values("The answer: 3.") == [3]
 
 
+@pytest.mark.timeout(20)
 def test_hostile_text_is_read_in_time() -> None:
     for text in (
         "(" * 5000,
@@ -169,7 +170,7 @@ def test_hostile_text_is_read_in_time() -> None:
         "9^9*" * 2000,
         "1/97+" * 2000,
     ):
-        quantities(text)
+        assert all(max(value.numerator.bit_length(), value.denominator.bit_length()) < 2000 for value in values(text))
     assert values("9^9^9^9^9") != []
 
 

@@ -210,7 +210,7 @@ def test_a_number_is_meant_in_percent_where_the_question_asks_for_a_percentage()
 def test_a_choice_of_two_or_a_condition_claims_nothing() -> None:
     assert vetoed(HOUR, "Is it 60 or 3600?") == []
     assert undecided("Is it 60 or 3600?", HOUR)
-    assert vetoed(FALLING, "If the first one is neither, what then?") == []
+    assert vetoed(FALLING, "If the first of them is neither, try again with a feather.") == []
     assert vetoed(FALLING, "What is neither hot nor cold up there?") == []
 
 
@@ -247,6 +247,14 @@ def test_repeating_the_questions_own_calculation_gives_nothing_away() -> None:
 def test_a_choice_in_the_question_puts_the_answer_in_sight() -> None:
     assert is_in_sight({"brief": Brief(question="Is it true or false?", answer=("false",))})
     assert not is_in_sight({"brief": Brief(question="Would it be false to say so?", answer=("false",))})
+
+
+@pytest.mark.timeout(20)
+def test_a_long_draft_is_looked_at_in_time() -> None:
+    for text in ("3600 " * 4000, "60 or 3600 " * 1500, "60*60 " * 2000, "neither " * 3000, "at the same " * 3000):
+        for brief in (HOUR, FALLING):
+            found(text, brief)
+            undecided(text, brief)
 
 
 def test_a_giveaway_term_is_forbidden_until_the_student_has_it() -> None:

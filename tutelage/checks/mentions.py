@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Final, Literal
 
 from tutelage.checks.forms import OPERATORS, quantities, quantity
@@ -38,6 +39,8 @@ _STEM: Final = 4
 """Letters that an inflected word keeps."""
 _ENDS: Final = frozenset(".!?;")
 _QUOTING: Final = "'\"`*\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb"
+_APART: Final = 12
+"""Tokens between two answers that are offered together."""
 _AS_FAR_AS: Final = 7
 """Tokens before a mention in which a "not" denies it."""
 
@@ -172,13 +175,17 @@ class _Finder:
         self.text, self.question, self.language = text, question, language
         self.code = language_code(language)
         self.tokens = tokens(text, self.code)
+        self.others: set[int] = set()
+        """Tokens of other answers."""
 
     def all(self, wanted: Sequence[Form], wrong: Sequence[Form]) -> Iterator[Mention]:
         places = _apart(self._places(wanted))
         theirs = list(self._places(wrong)) if places else []
+        self.others = {here for each in theirs for here in range(each.first, each.last)}
+        own = {(place.first, place.last) for place in places} & {(each.first, each.last) for each in theirs}
         for place in places:
-            inside = any(each.first <= place.first and place.last <= each.last for each in theirs)
-            if inside and not any(_same_span(place, each) for each in theirs):
+            span = range(place.first, place.last)
+            if self.others.issuperset(span) and (place.first, place.last) not in own:
                 continue
             yield Mention(
                 form=place.form.text,
@@ -189,7 +196,7 @@ class _Finder:
                 last=place.last,
                 weak=place.weak,
                 worked_out=place.worked_out,
-                certain=self._is_certain(place, theirs),
+                certain=self._is_certain(place),
                 denied=self._is_denied(place),
             )
 
@@ -269,9 +276,9 @@ class _Finder:
         following = self.tokens[here + 1] if here + 1 < len(self.tokens) else None
         return following is not None and following.kind == "word" and following.start == self.tokens[here].end
 
-    def _is_certain(self, place: _Place, theirs: Sequence[_Place]) -> bool:
+    def _is_certain(self, place: _Place) -> bool:
         begin, end = self._sentence(place)
-        if any(begin <= each.first < end and self._are_alternatives(place, each) for each in theirs):
+        if self._is_one_of_two(place, begin, end):
             return False
         if place.worked_out or not place.weak:
             return not place.worked_out
@@ -284,19 +291,29 @@ class _Finder:
         is_sentence = any(token.text in CUES for token in place.form.tokens[:-1])  # it is the same
         return is_sentence or self._is_behind_cue(place.first, begin) or self._is_about_question(place)
 
-    def _are_alternatives(self, place: _Place, other: _Place) -> bool:
-        if _same_span(place, other):
-            return False
-        first, last = sorted((place, other), key=lambda each: each.first)
-        return any(token.text in EITHER_OR for token in self.tokens[first.last : last.first])
+    def _is_one_of_two(self, place: _Place, begin: int, end: int) -> bool:
+        """Whether another answer stands beside it, with an "or" between them."""
+        behind = range(place.last, min(end, place.last + _APART))
+        before = range(place.first - 1, max(begin, place.first - _APART) - 1, -1)
+        return self._meets_other(behind) or self._meets_other(before)
+
+    def _meets_other(self, on_the_way: Iterable[int]) -> bool:
+        seen_or = False
+        for here in on_the_way:
+            if seen_or and here in self.others:
+                return True
+            seen_or = seen_or or self.tokens[here].text in EITHER_OR
+        return False
+
+    @cached_property
+    def _sentences(self) -> list[tuple[int, int]]:
+        """For each token the first of its sentence and the one after its last."""
+        ends = [n + 1 for n, token in enumerate(self.tokens) if token.text in _ENDS]
+        bounds = pairwise(sorted({0, len(self.tokens), *ends}))
+        return [(begin, end) for begin, end in bounds for _ in range(begin, end)]
 
     def _sentence(self, place: _Place) -> tuple[int, int]:
-        begin, end = place.first, place.last
-        while begin and self.tokens[begin - 1].text not in _ENDS:
-            begin -= 1
-        while end < len(self.tokens) and self.tokens[end - 1].text not in _ENDS:
-            end += 1
-        return begin, end
+        return self._sentences[place.first][0], self._sentences[place.last - 1][1]
 
     def _asks(self, begin: int, end: int) -> bool:
         return self.tokens[end - 1].text == "?" or self.tokens[begin].text in QUESTION_WORDS
@@ -363,10 +380,6 @@ def _apart(places: Iterable[_Place]) -> list[_Place]:
             kept.append(place)
             taken.update(held)
     return sorted(kept, key=lambda each: each.first)
-
-
-def _same_span(one: _Place, other: _Place) -> bool:
-    return (one.first, one.last) == (other.first, other.last)
 
 
 def _is_letter(token: Token) -> bool:
