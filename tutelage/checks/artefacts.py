@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from tutelage.checks.lexicon import ABOUT_ITSELF, ANNOUNCED, UNFINISHED
+from tutelage.checks.lexicon import ABOUT_ITSELF, ANNOUNCED, ECHOED, UNFINISHED
 from tutelage.checks.roles import LEARNING, TEACHING
 
 _DOUBTFUL: Final = frozenset({"ai", "bot", "human", "model", "professor", "system", "user"})
@@ -88,7 +88,8 @@ def template_token(text: str) -> str | None:
 def meta_text(text: str) -> str | None:
     """Talk about the reply instead of the reply: "Here is the response:", a note on it, a stage direction, a placeholder.
 
-    An assistant that speaks of itself ("As an AI, I …"), and a reply that stands in JSON, are found as well.
+    An assistant that speaks of itself ("As an AI, I …"), instructions that are said aloud, and a reply that stands in JSON
+    are found as well.
     """
     if structure := _found(_STRUCTURE, text):
         return structure
@@ -97,6 +98,7 @@ def meta_text(text: str) -> str | None:
         _found(_ANNOUNCING, said)
         or _found(ANNOUNCED, said)
         or _found(ABOUT_ITSELF, said)
+        or _found(ECHOED, said)
         or _found(_STAGE_DIRECTION, said)
         or _found(_PLACEHOLDER, said)
         or _found(_NOTE, said)

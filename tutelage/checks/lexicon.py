@@ -100,6 +100,14 @@ ABOUT_ITSELF: Final = phrases(
     r"i (can't|cannot|am unable to) (assist|comply) with (that|this|your)( request)?",
     r"my (training data|knowledge cut-?off|system prompt)",
 )
+ECHOED: Final = phrases(
+    r"which you keep to yourself|(you are|you're) not the tutor|a note for you alone|you were about to say was sent back",
+    r"(you are|you're) a (patient tutor|student in a lesson|tutor who teaches|curious student)",
+    r"do not (state|reveal|give away) the answer|lead (them|the student) to find the answer",
+    r"(give|say) only what you now say|what the student wrongly believes|what you believe: ",
+    r"(reply|respond) to the student in (one|two) or (two|three)( plain)? sentences",
+)
+"""What stands in instructions to a role, and in nothing that it says."""
 UNFINISHED: Final = phrases(
     r"the|an|and|or|because|which|whose|than|your|my",
     r"der|und|oder|weil|dass|deine|einer|eines|zum|zur|vom",
@@ -158,7 +166,7 @@ MAY_LEARN: Final = phrases(
     r"was muss ich (jetzt )?(tun|rechnen)",
     r"(kannst|könntest) du (das|es) erklären|ach so|mein fehler|stimmt meine \w+",
     r"oh,? (i see|okay|wait)|(thank you|thanks)( so much)? for explaining( \w+)?",
-    r"i (made|did) a mistake|my (bad|mistake)",
+    r"i (made|did) a mistake|my bad",
 )
 PLAYING: Final = phrases(
     r"imagine|pretend|suppose|as if|role-?play|if (you|i) were|what would you (say|tell)",
