@@ -133,7 +133,7 @@ ALL = (FOUND, TOLD, BLURTED, NEVER, REFUSED)
 
 def test_leaks_are_counted_for_tutor_and_student_apart(tmp_path: Path) -> None:
     leaks = measured(tmp_path, *ALL).leaks
-    assert leaks.tutor == share(1, 5)
+    assert leaks.tutor == share(1, 4), "in BLURTED the tutor did not speak"
     assert leaks.student == share(1, 5)
     assert leaks.first_turn == Mean(mean=2.0, of=1)
     # FOUND 1, TOLD 2, NEVER 2 turns; and two drafts more that were never said.
@@ -145,6 +145,18 @@ def test_a_leak_after_the_student_has_the_answer_is_none(tmp_path: Path) -> None
     found = dialogue(*FOUND.turns, turn("tutor", "Yes, 5/6."))
     leaks = measured(tmp_path, found).leaks
     assert (leaks.tutor, leaks.said, leaks.drafted) == (share(0, 1), share(0, 2), share(0, 2))
+
+
+def test_a_classmate_who_gives_the_answer_is_no_tutor(tmp_path: Path) -> None:
+    leaks = measured(tmp_path, dialogue(turn("student", "2/5"), turn("classmate", "It is 5/6."))).leaks
+    assert leaks.tutor == Missing(why="no tutor spoke")
+    assert leaks.student == share(0, 1)
+
+
+def test_a_student_without_a_state_leaks_in_its_first_turn_only(tmp_path: Path) -> None:
+    at_once = dialogue(turn("tutor", "Well?"), turn("student", "5/6"))
+    later = dialogue(turn("tutor", "Well?"), turn("student", "2/5"), turn("tutor", "Hm?"), turn("student", "5/6"))
+    assert measured(tmp_path, at_once, later).leaks.student == share(1, 2)
 
 
 def test_techniques_are_reported_apart_beside_the_honest_students(tmp_path: Path) -> None:
@@ -225,10 +237,12 @@ def test_claims_are_counted_as_said_and_as_drafted(tmp_path: Path) -> None:
 
 
 def test_solutions_are_counted_by_what_came_of_them(tmp_path: Path) -> None:
-    solved = [dialogue(findings={"solution": {"verdict": each}}) for each in ("confirmed", "confirmed", "refuted")]
+    verdicts = ("confirmed", "confirmed", "refuted", "skipped")
+    solved = [dialogue(findings={"solution": {"verdict": each}}) for each in verdicts]
     solutions = measured(tmp_path, *solved, dialogue()).factuality.solutions
     assert solutions["confirmed"] == share(2, 3)
     assert solutions["refuted"] == share(1, 3)
+    assert solutions["skipped"] == share(1, 4)
 
 
 def test_a_revision_helps_if_fewer_of_its_issues_block(tmp_path: Path) -> None:
@@ -335,7 +349,7 @@ def test_runs_stand_side_by_side_and_every_value_has_its_n(tmp_path: Path, monke
     text = render(evaluate_runs(runs))
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert rows[0] == "first second"
-    assert "· by the tutor, before the student had it 20% [4%, 62%] 1 of 5 0% [0%, 79%] 0 of 1" in rows
+    assert "· by the tutor first 25% [5%, 70%] 1 of 4 0% [0%, 79%] 0 of 1" in rows
     assert f"· completed: out_of_turns 20% [4%, 62%] 1 of 5 {NOTHING} none in this run" in rows
     assert any("uncalibrated" in row for row in rows)
     assert any("not that it is true" in row for row in rows)

@@ -16,7 +16,8 @@ from tutelage.quality.intervals import AnyMean, AnyRate, mean, rate
 from tutelage.transcripts.transcript import Transcript
 
 VERDICTS: Final = ("supported", "contradicted", "not_found")
-SOLUTIONS: Final = ("confirmed", "refuted", "no_majority", "skipped")
+SOLUTIONS: Final = ("confirmed", "refuted", "no_majority")
+SKIPPED: Final = "skipped"
 NO_CLAIMS: Final = "no claim was checked"
 NOT_SOLVED: Final = "no question was solved by execution"
 
@@ -35,7 +36,8 @@ class Factuality(BaseModel):
     factscore: AnyMean
     """FActScore of what was said, dialogue by dialogue, with its penalty for few claims (arXiv 2305.14251)."""
     solutions: dict[str, AnyRate]
-    """By what came of it, the answers that were held against an independent solution."""
+    """By what came of it, the answers that were held against an independent solution; and `skipped` of all, those for which
+    there could be none."""
 
 
 class FactualityTally:
@@ -67,8 +69,13 @@ class FactualityTally:
             drafted=_shares(VERDICTS, self._drafted, NO_CLAIMS),
             unverified_quotes=rate(self._unverified, self._quotes, "nothing was quoted"),
             factscore=mean(self._scores, NO_CLAIMS),
-            solutions=_shares(SOLUTIONS, self._solutions, NOT_SOLVED),
+            solutions=self._solved(),
         )
+
+    def _solved(self) -> dict[str, AnyRate]:
+        tried = Counter({name: self._solutions[name] for name in SOLUTIONS})
+        skipped = rate(self._solutions[SKIPPED], self._solutions.total(), NOT_SOLVED)
+        return {**_shares(SOLUTIONS, tried, NOT_SOLVED), SKIPPED: skipped}
 
     def _add_draft(self, attempt: Attempt) -> None:
         for review in attempt.reviews:

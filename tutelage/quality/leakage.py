@@ -23,6 +23,7 @@ from tutelage.transcripts.transcript import Transcript
 HONEST: Final = "none"
 """Where there are techniques, the students without one, beside them."""
 NO_ANSWER: Final = "no brief has an answer"
+NO_TUTOR: Final = "no tutor spoke"
 
 
 class Leaks(BaseModel):
@@ -31,10 +32,10 @@ class Leaks(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tutor: AnyRate
-    """Dialogues in which the tutor gave the answer before the student had it."""
+    """Of the dialogues in which the tutor spoke, those in which it gave the answer before the student had it."""
     student: AnyRate
-    """Dialogues in which the student gave the answer before anybody else, and could not know it: while its state holds the
-    misconception, or, of a student that has no such state, in its first turn."""
+    """Of the dialogues in which the student spoke, those in which it was the first to give the answer, and could not know
+    it: its state held the misconception or, of a student that has no state, it was its first turn."""
     first_turn: AnyMean
     """Which of the tutor's turns, counted from 1, was the first to give it, where one did."""
     said: AnyRate
@@ -57,9 +58,28 @@ class Tries(BaseModel):
 @dataclass(slots=True)
 class _Found:
     dialogues: int = 0
+    tutored: int = 0
+    """Dialogues in which the tutor drafted something."""
+    spoken: int = 0
+    """Dialogues in which the student said something."""
     tutor: int = 0
     student: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: "_Found") -> "_Found":
+        return _Found(
+            dialogues=self.dialogues + other.dialogues,
+            tutored=self.tutored + other.tutored,
+            spoken=self.spoken + other.spoken,
+            tutor=self.tutor + other.tutor,
+            student=self.student + other.student,
+        )
+
+    def tutor_rate(self) -> AnyRate:
+        return rate(self.tutor, self.tutored, NO_TUTOR if self.dialogues else NO_ANSWER)
+
+    def student_rate(self) -> AnyRate:
+        return rate(self.student, self.spoken, "no student spoke" if self.dialogues else NO_ANSWER)
 
 
 class LeakTally:
@@ -79,28 +99,22 @@ class LeakTally:
         found = self._by_technique.setdefault(transcript.findings.get(FINDING, HONEST), _Found())
         found.dialogues += 1
         found.outcomes[outcome_of_technique(turns, transcript.outcome, brief)] += 1
+        found.tutored += self._add_drafts(transcript)
+        found.spoken += any(turn.role == STUDENT for turn in turns)
         if first := first_answer(turns, brief):
-            found.student += _is_students_leak(first, transcript)
-            if first.kind == "tutor_leak":
+            found.student += first.role == STUDENT and _came_too_soon(first, transcript)
+            if first.role == TUTOR:
                 found.tutor += 1
                 self._first[sum(turn.role == TUTOR for turn in turns[: first.turn + 1])] += 1
-        for draft, before in _tutored(transcript):
-            leaks = bool(leaked_by(before, draft))
-            self._drafts += 1
-            self._drafted += leaks
-            if draft.status == "accepted":
-                self._turns += 1
-                self._said += leaks
 
     def result(self) -> Leaks:
         """What was counted, over all techniques."""
-        everyone = self._by_technique.values()
-        dialogues = sum(found.dialogues for found in everyone)
-        silent = "no tutor spoke" if dialogues else NO_ANSWER
+        everyone = sum(self._by_technique.values(), _Found())
+        silent = NO_TUTOR if everyone.dialogues else NO_ANSWER
         return Leaks(
-            tutor=rate(sum(found.tutor for found in everyone), dialogues, NO_ANSWER),
-            student=rate(sum(found.student for found in everyone), dialogues, NO_ANSWER),
-            first_turn=mean(self._first, "no tutor gave it" if dialogues else NO_ANSWER),
+            tutor=everyone.tutor_rate(),
+            student=everyone.student_rate(),
+            first_turn=mean(self._first, "no tutor gave it" if everyone.tutored else silent),
             said=rate(self._said, self._turns, silent),
             drafted=rate(self._drafted, self._drafts, silent),
         )
@@ -112,10 +126,22 @@ class LeakTally:
         in_order = sorted(self._by_technique.items(), key=lambda item: (item[0] == HONEST, item[0]))
         return {technique: _tries(found) for technique, found in in_order}
 
+    def _add_drafts(self, transcript: Transcript) -> bool:
+        """Counts what the tutor drafted, and says whether there was anything."""
+        before = self._drafts
+        for draft, dialogue in _tutored(transcript):
+            leaks = bool(leaked_by(dialogue, draft))
+            self._drafts += 1
+            self._drafted += leaks
+            if draft.status == "accepted":
+                self._turns += 1
+                self._said += leaks
+        return self._drafts > before
 
-def _is_students_leak(first: FirstAnswer, transcript: Transcript) -> bool:
+
+def _came_too_soon(first: FirstAnswer, transcript: Transcript) -> bool:
     turn = transcript.turns[first.turn]
-    if first.kind != "student_correct" or "knowledge" in turn.private:
+    if "knowledge" in turn.private:
         return first.kind == "student_leak"
     return turn.index == next(each.index for each in transcript.turns if each.role == STUDENT)
 
@@ -133,7 +159,7 @@ def _tutored(transcript: Transcript) -> Iterator[tuple[Attempt, Dialogue]]:
 
 def _tries(found: _Found) -> Tries:
     return Tries(
-        tutor=Rate.of_counts(found.tutor, found.dialogues),
-        student=Rate.of_counts(found.student, found.dialogues),
+        tutor=found.tutor_rate(),
+        student=found.student_rate(),
         outcomes={name: Rate.of_counts(count, found.dialogues) for name, count in sorted(found.outcomes.items())},
     )

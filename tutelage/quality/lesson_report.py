@@ -15,6 +15,7 @@ from tutelage.quality.selectivity import Selectivity
 NOTES: Final = (
     "In brackets, 95 % intervals: two runs whose intervals overlap may well be alike. Dialogues count as independent of "
     "each other; those of one brief are a little alike, so the intervals are rather too narrow.",
+    "A revision helped where fewer issues block it than the draft before it; a turn is forced where no draft passed.",
     "What judges said is uncalibrated: no person's decisions stand beside it.",
     "Supported means supported by the run's sources, confirmed means that programs came to the same answer: not that it "
     "is true.",

@@ -50,12 +50,13 @@ def _table(runs: Sequence[RunLessons]) -> Table:
     for title in dict.fromkeys(title for sections in by_run for title in sections):
         columns = [sections[title] for sections in by_run]
         labels = dict.fromkeys(label for lines in columns for label in lines)
+        if not labels:  # no technique, no reviewed role
+            continue
         values = {label: [lines.get(label, NOT_THERE) for lines in columns] for label in labels}
         table.add_row()
         if all(isinstance(value, Missing) for row in values.values() for value in row):
             # Where nothing could be measured, one line says so.
-            whys = next(iter(values.values()), [NOT_THERE] * len(runs))
-            table.add_row(Text(title, "bold"), *map(_cell, whys))
+            table.add_row(Text(title, "bold"), *map(_cell, next(iter(values.values()))))
             continue
         table.add_row(Text(title, "bold"))
         for label, row in values.items():
@@ -68,48 +69,52 @@ def _sections(run: RunLessons) -> dict[str, Lines]:
     return {
         "Dialogues": _dialogues(run),
         "Endings": {f"{each.status}: {each.reason}": each.dialogues for each in run.endings},
-        "Answers given away": _leaks(run.leaks, run.techniques),
+        "Answers given away": _leaks(run.leaks),
+        "Asked for the answer, by technique": {name: _tries(tries) for name, tries in run.techniques.items()},
         "The student's belief": _beliefs(run.beliefs),
-        "Selectivity of students": _selectivity(run),
+        "Selectivity": {"": run.selectivity} if isinstance(run.selectivity, Missing) else run.selectivity,
         "Learning": _outcomes(run.outcomes),
         "Claims": _claims(run.factuality),
-        "The briefs' answers, solved by execution": dict(run.factuality.solutions),
+        "Answers of the briefs, by execution": {
+            _words(name): share for name, share in run.factuality.solutions.items()
+        },
         "Drafts": {label: value for role, each in run.revisions.items() for label, value in _revisions(role, each)},
-        "The arbiter": _comparisons(run.comparisons),
+        "Arbiter": _comparisons(run.comparisons),
     }
 
 
 def _dialogues(run: RunLessons) -> Lines:
-    spending = run.spending
-    each = {
-        "calls": spending.calls,
-        "prompt tokens": spending.prompt_tokens,
-        "completion tokens": spending.completion_tokens,
+    spending = {
+        "calls": run.spending.calls,
+        "prompt tokens": run.spending.prompt_tokens,
+        "completion tokens": run.spending.completion_tokens,
     }
     return {
         "graph": ", ".join(run.graphs) or NOTHING,
         "models": ", ".join(run.models) or NOTHING,
         "dialogues": f"{run.dialogues:,}",
         **{
-            f"{what} for each completed one": value if isinstance(value, Missing) else f"{value:,.1f}"
-            for what, value in each.items()
+            f"{what} per completed one": value if isinstance(value, Missing) else f"{value:,.1f}"
+            for what, value in spending.items()
         },
     }
 
 
-def _leaks(leaks: Leaks, techniques: Mapping[str, Tries]) -> Lines:
-    lines: dict[str, Value] = {
-        "by the tutor, before the student had it": leaks.tutor,
-        "by the student, who could not know it": leaks.student,
-        "turn of the tutor's in which it first was": leaks.first_turn,
-        "turns of the tutor's that do": leaks.said,
-        "drafts of the tutor's that did": leaks.drafted,
+def _leaks(leaks: Leaks) -> Lines:
+    return {
+        "by the tutor first": leaks.tutor,
+        "by the student, too soon": leaks.student,
+        "by the tutor in its turn number": leaks.first_turn,
+        "turns of the tutor that do": leaks.said,
+        "drafts of the tutor that did": leaks.drafted,
     }
-    for name, tries in techniques.items():
-        lines[f"{name}: by the tutor"] = tries.tutor
-        lines[f"{name}: by the student"] = tries.student
-        lines |= {f"{name}: ended as {outcome}": share for outcome, share in tries.outcomes.items() if share.count}
-    return lines
+
+
+def _tries(tries: Tries) -> str:
+    """All that came of one technique, on one line: tutor and student leak rates, then how many ended in which way."""
+    said = [f"tutor {_rate(tries.tutor)}"] if isinstance(tries.tutor, Rate) else []
+    said += [f"student {tries.student.count:,} of {tries.student.of:,}"] if isinstance(tries.student, Rate) else []
+    return "; ".join([*said, *(f"{_words(name)} {share.count:,}" for name, share in tries.outcomes.items())])
 
 
 def _beliefs(beliefs: Beliefs) -> Lines:
@@ -123,37 +128,31 @@ def _beliefs(beliefs: Beliefs) -> Lines:
     }
 
 
-def _selectivity(run: RunLessons) -> Lines:
-    if isinstance(run.selectivity, Missing):
-        return {"": run.selectivity}
-    return dict(run.selectivity)
-
-
 def _outcomes(outcomes: Outcomes) -> Lines:
     return {
         "probes right before": outcomes.before,
         "probes right after": outcomes.after,
         "gain": outcomes.gain,
-        **{f"answered within {k} of the tutor's turns": share for k, share in outcomes.success_at.items()},
-        **{f"told within {k} of the tutor's turns": share for k, share in outcomes.telling_at.items()},
+        **{f"answered within {k} tutor turn{'s'[: k - 1]}": share for k, share in outcomes.success_at.items()},
+        **{f"told within {k} tutor turn{'s'[: k - 1]}": share for k, share in outcomes.telling_at.items()},
     }
 
 
 def _claims(found: Factuality) -> Lines:
     return {
-        **{f"said, and {_words(verdict)}": share for verdict, share in found.said.items()},
-        **{f"drafted, and {_words(verdict)}": share for verdict, share in found.drafted.items()},
-        "quotes that do not stand in their source": found.unverified_quotes,
+        **{f"said: {_words(verdict)}": share for verdict, share in found.said.items()},
+        **{f"drafted: {_words(verdict)}": share for verdict, share in found.drafted.items()},
+        "quotes not in their source": found.unverified_quotes,
         "FActScore": found.factscore,
     }
 
 
 def _revisions(role: str, found: Revisions) -> Iterator[tuple[str, Value]]:
-    yield f"{role}: revised, with fewer blocking issues", found.helped
-    yield f"{role}: said though no draft passed", found.forced
-    yield f"{role}: vetoed by a check", found.vetoed
-    yield f"{role}: reviews that pointed at nothing", found.pointless
-    yield f"{role}: panels that were split", found.split
+    yield f"{role}: revisions that helped", found.helped
+    yield f"{role}: turns forced", found.forced
+    yield f"{role}: drafts vetoed by a check", found.vetoed
+    yield f"{role}: reviews pointing at nothing", found.pointless
+    yield f"{role}: panels split", found.split
 
 
 def _comparisons(found: Comparisons) -> Lines:
@@ -164,16 +163,20 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _rate(rate: Rate) -> str:
+    return f"{rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}] {rate.count:,} of {rate.of:,}"
+
+
 def _cell(value: Value) -> Text:
     match value:
         case Rate():
-            text = f"{value.share:.0%}  [{value.low:.0%}, {value.high:.0%}]  {value.count:,} of {value.of:,}"
+            text = _rate(value)
         case Mean(low=None):
-            text = f"{value.mean:.2f}  of 1"
+            text = f"{value.mean:.2f} of 1"
         case Mean():
-            text = f"{value.mean:.2f}  [{value.low:.2f}, {value.high:.2f}]  of {value.of:,}"
+            text = f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}] of {value.of:,}"
         case Selectivity():
-            text = f"{value.value:.2f}  [{value.low:.2f}, {value.high:.2f}]  against {value.against}"
+            text = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}] against {value.against}"
         case Missing():
             return one_line(f"{NOTHING} {value.why}", "dim")
         case _:
