@@ -9,8 +9,9 @@ from importlib.util import find_spec
 import pytest
 
 from tutelage.checks import equivalence
-from tutelage.checks.equivalence import is_value, require_maths, same_value
+from tutelage.checks.equivalence import require_maths, same_value
 from tutelage.checks.lockdown import obstacle
+from tutelage.checks.values import is_value
 from tutelage.errors import CheckerFailed, ConfigError
 
 pytestmark = pytest.mark.skipif(
@@ -125,7 +126,7 @@ async def test_values_are_told_apart_as_people_do() -> None:
 
 def test_the_verdicts_are_the_same_in_threads_as_in_the_main_thread() -> None:
     """Math-Verify's own time limits are alarms, which raise in threads, or change the verdict."""
-    pairs = [(gold, answer) for gold, answer, _ in TABLE if any(sign in gold + answer for sign in "√x\\π^")][::3]
+    pairs = [(gold, answer) for gold, answer, _ in TABLE if any(sign in gold + answer for sign in "√x\\π^")][::2]
 
     async def verdicts() -> list[bool | None]:
         return list(await asyncio.gather(*(same_value(*pair) for pair in pairs)))

@@ -14,8 +14,9 @@ from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict
 
-from tutelage.checks.equivalence import is_value, same_value
+from tutelage.checks.equivalence import same_value
 from tutelage.checks.sandbox import Execution, run_python
+from tutelage.checks.values import is_value
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.asking import Reply, ask_for_several
 from tutelage.dialogue.cast import Cast
