@@ -31,14 +31,14 @@ def finds(*severities: str) -> dict[str, Any]:
 
 
 class Member(ScriptedModel):
-    """Says one verdict after the other, or waits for ever."""
+    """Says one verdict after the other, after so many seconds."""
 
-    _waits: bool = PrivateAttr(False)
+    _delay: float = PrivateAttr(0.0)
     _asked: int = PrivateAttr(0)
 
-    def __init__(self, *verdicts: Any, waits: bool = False) -> None:
+    def __init__(self, *verdicts: Any, delay: float = 0.0) -> None:
         super().__init__({"critic": list(verdicts)})
-        self._waits = waits
+        self._delay = delay
 
     @property
     def asked(self) -> int:
@@ -52,8 +52,7 @@ class Member(ScriptedModel):
         **kwargs: Any,
     ) -> ChatResult:
         self._asked += 1
-        if self._waits:
-            await asyncio.Event().wait()
+        await asyncio.sleep(self._delay)
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
 
@@ -142,7 +141,7 @@ async def test_a_revision_is_weighed_by_the_median_of_its_panel() -> None:
 
 async def test_after_a_kill_in_the_middle_of_a_panel_nobody_is_asked_twice() -> None:
     journal = Memory()
-    before = Member(finds("block"), ACCEPT), Member(ACCEPT), Member(waits=True)
+    before = Member(finds("block"), ACCEPT), Member(ACCEPT), Member(delay=600)
     task = asyncio.create_task(the_turn(cast_of(*before, journal=journal)))
     await asyncio.wait_for(journal.two_kept.wait(), 10)
     task.cancel()
@@ -157,7 +156,9 @@ async def test_after_a_kill_in_the_middle_of_a_panel_nobody_is_asked_twice() -> 
 
 async def test_where_one_member_fails_what_the_others_say_is_not_lost() -> None:
     journal = Memory()
-    cast = cast_of(Member(EndpointFailed("down")), Member(ACCEPT), Member("no JSON", ACCEPT), journal=journal)
+    cast = cast_of(
+        Member(EndpointFailed("down")), Member(ACCEPT, delay=0.1), Member("no JSON", ACCEPT), journal=journal
+    )
     with pytest.raises(EndpointFailed):
         await the_turn(cast)
     after = Member(ACCEPT), Member(finds("block")), Member(finds("block"))
