@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from tutelage.checks.languages import FUNCTION_WORDS
+from tutelage.checks.languages import FUNCTION_WORDS, word_set
 
 SAME_SAID_AGAIN: Final = 0.8
 """From which share of three-word sequences in common two turns of one speaker say the same."""
@@ -20,119 +20,15 @@ _WORD: Final = re.compile(
     rf"{_PAIR}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\d+(?:[./,:]\d+)*|[^\W\d_]+(?:['\u2019][^\W\d_]+)*|[-+*/=^<>\u00d7\u00f7]"
 )
 _SIGNS: Final = frozenset("-+*/=^<>\u00d7\u00f7")
-_ACKNOWLEDGED: Final = frozenset(
-    [
-        "absolutely",
-        "ah",
-        "aha",
-        "alright",
-        "amazing",
-        "awesome",
-        "certainly",
-        "cool",
-        "correct",
-        "definitely",
-        "exactly",
-        "excellent",
-        "fantastic",
-        "fine",
-        "glad",
-        "good",
-        "got",
-        "great",
-        "haha",
-        "hello",
-        "hey",
-        "hi",
-        "hm",
-        "hmm",
-        "indeed",
-        "interesting",
-        "know",
-        "maybe",
-        "mhm",
-        "nice",
-        "nope",
-        "ok",
-        "okay",
-        "oh",
-        "perfect",
-        "perhaps",
-        "please",
-        "probably",
-        "really",
-        "right",
-        "see",
-        "sense",
-        "sorry",
-        "sounds",
-        "sure",
-        "thank",
-        "thanks",
-        "think",
-        "totally",
-        "true",
-        "uh",
-        "um",
-        "understand",
-        "understood",
-        "welcome",
-        "well",
-        "wonderful",
-        "wow",
-        "wrong",
-        "yeah",
-        "yep",
-        "yes",
-        "yup",
-        "ach",
-        "ahso",
-        "alles",
-        "bitte",
-        "danke",
-        "denke",
-        "doch",
-        "echt",
-        "einverstanden",
-        "entschuldigung",
-        "falsch",
-        "genau",
-        "glaube",
-        "gut",
-        "hallo",
-        "herrlich",
-        "ja",
-        "jawohl",
-        "jep",
-        "keine",
-        "klar",
-        "klingt",
-        "klasse",
-        "leider",
-        "logisch",
-        "mal",
-        "moin",
-        "na",
-        "naja",
-        "natürlich",
-        "nee",
-        "nein",
-        "okey",
-        "perfekt",
-        "prima",
-        "richtig",
-        "sicher",
-        "sorry",
-        "stimmt",
-        "super",
-        "toll",
-        "verstanden",
-        "verstehe",
-        "vielleicht",
-        "weiss",
-        "wohl",
-        "wunderbar",
-    ]
+_ACKNOWLEDGED: Final = word_set(
+    "absolutely ach ah aha ahso alles alright amazing awesome bitte certainly cool correct danke "
+    "definitely denke doch echt einverstanden entschuldigung exactly excellent falsch fantastic fine "
+    "genau glad glaube good got great gut haha hallo hello herrlich hey hi hm hmm indeed interesting ja "
+    "jawohl jep keine klar klasse klingt know leider logisch mal maybe mhm moin na naja natürlich nee "
+    "nein nice nope oh ok okay okey perfect perfekt perhaps please prima probably really richtig right "
+    "see sense sicher sorry sounds stimmt super sure thank thanks think toll totally true uh um "
+    "understand understood verstanden verstehe vielleicht weiss welcome well wohl wonderful wow wrong "
+    "wunderbar yeah yep yes yup"
 )
 _EMPTY: Final = FUNCTION_WORDS["en"] | FUNCTION_WORDS["de"] | _ACKNOWLEDGED | _SIGNS
 
