@@ -185,8 +185,6 @@ class LimitsConfig(Section):
     turn_tokens: int | None = Field(default=None, ge=64)
     """What the drafts of one turn and their reviews may take together, prompts and completions: no draft is sent back
     that would need more. Eight times `tokens` if not given."""
-    turn_tokens: int | None = Field(default=None, ge=64)
-    """Prompts and completions of all drafts and judgements of one turn together; eight times `tokens` if not given."""
 
 
 class EvidenceConfig(Section):
