@@ -218,6 +218,12 @@ def test_success_and_telling_are_counted_by_turns_of_the_tutor(tmp_path: Path) -
     assert outcomes.telling_at == {1: share(0, 5), 3: share(1, 5), 5: share(1, 5)}
 
 
+def test_without_a_tutor_there_are_no_turns_of_its_to_count_by(tmp_path: Path) -> None:
+    peers = dialogue(turn("student", "2/5"), turn("classmate", "It is 5/6."), turn("student", "5/6"))
+    outcomes = measured(tmp_path, peers).outcomes
+    assert {*outcomes.success_at.values(), *outcomes.telling_at.values()} == {Missing(why="no tutor spoke")}
+
+
 def claim(verdict: Any) -> Claim:
     quote = None if verdict == "not_found" else "1/2 is 3/6."
     return Claim(text="c", span="c", verdict=verdict, source=quote and "brief#fact-1", quote=quote)

@@ -9,13 +9,15 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from tutelage.learners.gains import solve_rate_gain, solve_rates, solved_within, told_within
+from tutelage.learners.techniques import TUTOR
 from tutelage.quality.intervals import AnyMean, AnyRate, mean, rate
 from tutelage.transcripts.transcript import Transcript
 
 AT: Final = (1, 3, 5)
 """After so many turns of the tutor success and telling are looked at."""
-NO_PROBES: Final = "no probe was asked both before and after"
+NO_PROBES: Final = "no probes before and after"
 NO_ANSWER: Final = "no brief has an answer"
+NO_TUTOR: Final = "no tutor spoke"
 
 
 class Outcomes(BaseModel):
@@ -43,6 +45,7 @@ class OutcomeTally:
         self._solved: Counter[int] = Counter()
         self._told: Counter[int] = Counter()
         self._dialogues = 0
+        self._is_tutored = False
 
     def add(self, transcript: Transcript) -> None:
         """Counts a dialogue."""
@@ -56,15 +59,18 @@ class OutcomeTally:
         if transcript.brief.answer and transcript.turns:
             solved, told = (within(turns, transcript.brief) for within in (solved_within, told_within))
             self._dialogues += 1
+            self._is_tutored |= any(turn.role == TUTOR for turn in turns)
             self._solved.update(k for k in AT if solved is not None and solved <= k)
             self._told.update(k for k in AT if told is not None and told <= k)
 
     def result(self) -> Outcomes:
         """What was counted."""
+        # In a graph without a tutor there are no turns to count by; where there is one, a student may not have needed it.
+        of, why = (self._dialogues, NO_ANSWER) if self._is_tutored or not self._dialogues else (0, NO_TUTOR)
         return Outcomes(
             before=mean(self._rates["before"], NO_PROBES),
             after=mean(self._rates["after"], NO_PROBES),
             gain=mean(self._gains, NO_PROBES),
-            success_at={k: rate(self._solved[k], self._dialogues, NO_ANSWER) for k in AT},
-            telling_at={k: rate(self._told[k], self._dialogues, NO_ANSWER) for k in AT},
+            success_at={k: rate(self._solved[k], of, why) for k in AT},
+            telling_at={k: rate(self._told[k], of, why) for k in AT},
         )
