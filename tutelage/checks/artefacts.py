@@ -38,8 +38,8 @@ _STAGE_DIRECTION: Final = re.compile(
     re.IGNORECASE,
 )
 _NOTE: Final = re.compile(
-    r"[\[(]\s*(?:note|anmerkung|hinweis)\s*:[^\])]*\b"
-    r"(?:assistant|instructions?|tutor|tutoring|response|reply|user|prompt|anweisung|antwort)\b[^\])]*(?:[\])]|\Z)",
+    r"[\[(]\s*(?:note|anmerkung|hinweis)\s*:[^\])]{0,400}\b"
+    r"(?:assistant|instructions?|tutor|tutoring|response|reply|user|prompt|anweisung|antwort)\b",
     re.IGNORECASE,
 )
 _PLACEHOLDER: Final = re.compile(
