@@ -13,6 +13,7 @@ from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Durability, Interrupt
 
+from tutelage.checks.leaks import leak_finding
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.calling import Occasion
@@ -224,7 +225,7 @@ class Stage:
             unfinished=unfinished,
             cut_turns=turns[kept:],
             profiles=dialogue.get("profiles", {}),
-            findings=dialogue.get("findings", {}),
+            findings={**dialogue.get("findings", {}), **leak_finding(turns, brief)},
             outcome=outcome,
             lineage=Lineage(parents=sorted({f"{c.model}+{c.adapter}" if c.adapter else c.model for c in calls})),
             attempt=owed.retry + 1,
