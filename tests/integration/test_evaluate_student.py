@@ -159,6 +159,16 @@ def test_a_student_that_says_the_answer_unmoved_is_retried_then_dropped_and_coun
     assert (prompted.leaks.count, prompted.leaks.of) == (2, 2)
 
 
+def test_a_perfect_judge_is_code_and_leaves_the_words_to_be_tried(tmp_path: Path) -> None:
+    model = ScriptedModel({"student": ["It is 2/5, or 200.", "No."]})
+    report = evaluate_student(config(tmp_path), models={"default": model}, samples=1, briefs=1, perfect_judge=True)
+    machine: Any = report.students[0]
+    assert "feedback_judge" not in {role for role, _, _ in model.calls}
+    assert machine.judged == {kind: {kind: 1} for kind in ("targeted", "misaligned", "generic")}
+    assert (machine.rendered.count, machine.rendered.of) == (0, 3)
+    assert machine.vetoes["in_character: answer"] == 3 * TRIES
+
+
 def test_a_second_draft_that_fits_is_said(tmp_path: Path) -> None:
     def stumbling(messages: list[BaseMessage]) -> str:
         return student(messages) if "sent back" in last(messages) else "5/6, or 192, or 2/5, or 200."

@@ -10,7 +10,7 @@ they say neither answer or both, the student is asked beside the dialogue to cho
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -24,11 +24,11 @@ from tutelage.dialogue.asking import ask_for
 from tutelage.dialogue.brief import Brief, Probe
 from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.checking import Check
+from tutelage.dialogue.checking import Check, vetoes
 from tutelage.dialogue.cycles import CYCLE
 from tutelage.dialogue.nodes import Draft
 from tutelage.dialogue.prompt import PromptLibrary
-from tutelage.dialogue.turn import Attempt
+from tutelage.dialogue.turn import Attempt, Issue, Review
 from tutelage.dialogue.view import check_prompts
 from tutelage.errors import AuthRefused, BriefError, CallError, ConfigError, EndpointUnreachable, ModelNotServed
 from tutelage.generation.casting import cast_of, check_roles, prompt_library
@@ -55,6 +55,7 @@ def evaluate_student(
     *,
     briefs: int | None = None,
     samples: int = 4,
+    perfect_judge: bool = False,
     models: Mapping[str, BaseChatModel] | None = None,
     progress: bool = False,
 ) -> StudentReport:
@@ -65,6 +66,8 @@ def evaluate_student(
         briefs: How many briefs to try them on, spread evenly over those of the run that can be tried; all of them if not
             given, up to `LOOKED_AT`.
         samples: How often each student is tried with each kind of feedback of a brief.
+        perfect_judge: Whether code, which knows what kind each feedback is, takes the judge's place: what is left is how
+            well the model puts a state into words.
         models: Models by role, instead of the config's.
         progress: Whether to show progress on stderr.
 
@@ -73,7 +76,11 @@ def evaluate_student(
         EndpointUnreachable: A model cannot be reached.
     """
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        return runner.run(aevaluate_student(config, briefs=briefs, samples=samples, models=models, progress=progress))
+        return runner.run(
+            aevaluate_student(
+                config, briefs=briefs, samples=samples, perfect_judge=perfect_judge, models=models, progress=progress
+            )
+        )
 
 
 async def aevaluate_student(
@@ -81,6 +88,7 @@ async def aevaluate_student(
     *,
     briefs: int | None = None,
     samples: int = 4,
+    perfect_judge: bool = False,
     models: Mapping[str, BaseChatModel] | None = None,
     progress: bool = False,
 ) -> StudentReport:
@@ -91,7 +99,7 @@ async def aevaluate_student(
             raise ConfigError(f"--{name} is {number}: it must be above 0")
     graph = load_graph(config.graph, config.folder)
     check_roles(config, graph)
-    students, prompts = _students(graph), prompt_library(config, graph)
+    students, prompts = _students(graph, perfect_judge=perfect_judge), prompt_library(config, graph)
     lessons = _lessons(read_briefs(config.briefs, config.folder, make_graph=graph.make), briefs)
     _check_prompts(students, lessons, prompts)
     stage = load_graph(students[0].make_graph, config.folder)
@@ -111,6 +119,7 @@ async def aevaluate_student(
         graph=graph.name,
         briefs=len(lessons),
         samples=samples,
+        perfect_judge=perfect_judge,
         embedded=casting.embedded,
         students=[
             StudentFigures.of(each.name, [trial for trial in tried if trial.student == each.name]) for each in students
@@ -128,7 +137,7 @@ class _Student:
 
     name: str
     agent: Agent
-    judge: Agent | None = None
+    judge: Agent | Literal["perfect"] | None = None
     """Where it has a state of knowledge, whoever judges what it is told."""
     checks: tuple[Check, ...] = ()
     """What its words must pass."""
@@ -155,7 +164,7 @@ class _Planned:
         return f"{self.lesson.brief.id}/{self.student.name}/{self.kind}/{self.sample}"
 
 
-def _students(graph: LoadedGraph) -> list[_Student]:
+def _students(graph: LoadedGraph, *, perfect_judge: bool) -> list[_Student]:
     """The graph's own student and the plainly prompted one, which may be the same."""
     roles = {agent.role: agent for agent in reversed(graph.agents)}
     own, judge = roles.get(STUDENT), roles.get(FEEDBACK_JUDGE)
@@ -169,8 +178,8 @@ def _students(graph: LoadedGraph) -> list[_Student]:
             f"assess(agent) with an agent whose role is {FEEDBACK_JUDGE!r}"
         )
     name = graph.name if own.mind is None else "state machine"
-    tried = _Student(name=name, agent=own, judge=judge if own.mind else None, checks=_checks(graph, own))
-    return [tried, *students]
+    tried = _Student(name=name, agent=own, judge="perfect" if perfect_judge else judge, checks=_checks(graph, own))
+    return [tried if own.mind else replace(tried, judge=None), *students]
 
 
 def _checks(graph: LoadedGraph, agent: Agent) -> tuple[Check, ...]:
@@ -211,7 +220,7 @@ def _check_prompts(students: Sequence[_Student], lessons: Sequence[Lesson], prom
     for lesson in lessons:
         for student in students:
             for agent in (student.agent, student.judge):
-                if agent is not None:
+                if isinstance(agent, Agent):
                     check_prompts(agent, {"brief": lesson.brief, "turns": []}, prompts)
 
 
@@ -270,12 +279,20 @@ def _seen(tried: Tried, planned: _Planned, trial: Trial) -> Tried:
             "tries": [len(turn.attempts) for turn in answered],
             "rendered": not unsaid,
             "unsaid": [attempt.text for attempt in unsaid],
+            "vetoes": [f"{review.role}: {issue.dimension}" for review, issue in _vetoes(turns)],
             "watched": len(said),
             "leaks": sum(bool(given_away(attempt.text, brief)) for attempt in said),
             "drafts": len(drafts),
             "leaks_drafted": sum(bool(given_away(attempt.text, brief)) for attempt in drafts),
         }
     )
+
+
+def _vetoes(turns: Sequence[Sequence[Attempt]]) -> Iterator[tuple[Review, Issue]]:
+    for attempts in turns:
+        for attempt in attempts:
+            for review in filter(vetoes, attempt.reviews):
+                yield from ((review, issue) for issue in review.issues)
 
 
 def _would_leak(draft: Attempt, planned: _Planned) -> bool:

@@ -7,10 +7,11 @@ feedback. Each feedback ends with the question, for the reply has to say what th
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import Overwrite
 
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
@@ -23,7 +24,7 @@ from tutelage.dialogue.stopping import Reason, completed, stop_or
 from tutelage.dialogue.turn import Outcome, Turn
 from tutelage.dialogue.view import brief_of
 from tutelage.learners.acting import TRIES
-from tutelage.learners.feedback import Kind
+from tutelage.learners.feedback import FEEDBACK_JUDGE, Kind
 from tutelage.learners.knowledge import STUDENT, misconception_of
 from tutelage.learners.saying import given_away
 
@@ -52,6 +53,8 @@ _LEADS: Final = {
 class Trial(Dialogue):
     """A dialogue whose tutor says what it was given to say."""
 
+    kind: str
+    """Of the feedback."""
     feedback: Annotated[list[str], operator.add]
 
 
@@ -70,7 +73,7 @@ class Lesson:
             Turn(index=0, role=TUTOR, text=question, attempts=[]),
             Turn(index=1, role=STUDENT, text=f"{misconception.predicts}. {misconception.belief}", attempts=[]),
         ]
-        return Trial(id=id_, brief=self.brief, turns=turns, feedback=list(self.feedback[kind]))
+        return Trial(id=id_, brief=self.brief, turns=turns, kind=kind, feedback=list(self.feedback[kind]))
 
 
 def can_be_tried(brief: Brief) -> bool:
@@ -105,12 +108,14 @@ def lesson_on(brief: Brief, others: Iterable[Brief]) -> Lesson:
     )
 
 
-def trial_graph(student: Agent, judge: Agent | None, checks: Sequence[Check]) -> StateGraph[Trial, Cast]:
+def trial_graph(
+    student: Agent, judge: Agent | Literal["perfect"] | None, checks: Sequence[Check]
+) -> StateGraph[Trial, Cast]:
     """The graph of a trial: the tutor says what it was given, the judge judges it if there is one, the student replies.
 
     Args:
         student: Who is tried.
-        judge: Judges the feedback before the student replies.
+        judge: Judges the feedback before the student replies. A perfect one is code, and takes each for what it was given as.
         checks: What the student's words must pass, in `TRIES` drafts.
     """
     graph: StateGraph[Trial, Cast] = StateGraph(Trial, context_schema=Cast)
@@ -119,9 +124,9 @@ def trial_graph(student: Agent, judge: Agent | None, checks: Sequence[Check]) ->
     if judge is None:
         graph.add_edge(TUTOR, student.role)
     else:
-        graph.add_node(judge.role, assess(judge))
-        graph.add_edge(TUTOR, judge.role)
-        graph.add_edge(judge.role, student.role)
+        graph.add_node(FEEDBACK_JUDGE, _judge_perfectly if judge == "perfect" else assess(judge))
+        graph.add_edge(TUTOR, FEEDBACK_JUDGE)
+        graph.add_edge(FEEDBACK_JUDGE, student.role)
     onward = stop_or(TUTOR, _all_is_said)
     if checks:
         add_critique_loop(graph, student, reviewers=[], checks=checks, max_revisions=TRIES - 1, then=onward)
@@ -134,6 +139,12 @@ def trial_graph(student: Agent, judge: Agent | None, checks: Sequence[Check]) ->
 async def _say(state: Trial, runtime: Runtime[Cast]) -> dict[str, Any]:
     turns = state["turns"]
     return {"turns": [Turn(index=len(turns), role=TUTOR, text=state["feedback"][_told(state)], attempts=[])]}
+
+
+async def _judge_perfectly(state: Trial, runtime: Runtime[Cast]) -> dict[str, Any]:
+    *before, last = state["turns"]
+    judged = {FEEDBACK_JUDGE: {"reason": "It was given as such.", "feedback": state["kind"]}}
+    return {"turns": Overwrite([*before, last.model_copy(update={"private": judged})])}
 
 
 def _all_is_said(dialogue: Dialogue, limits: Limits) -> Outcome | None:

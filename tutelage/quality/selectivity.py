@@ -47,6 +47,8 @@ class Tried(_Measured):
     """Whether a draft of each turn passed the checks."""
     unsaid: list[str] = Field(default_factory=list)
     """The drafts of a turn of which none did."""
+    vetoes: list[str] = Field(default_factory=list)
+    """What drafts were sent back for: the check, and what it found."""
     watched: int = 0
     """Turns in which the right answer would be a leak: said while the belief holds in the student's state or, of a student
     that has none, after feedback that is not targeted."""
@@ -88,6 +90,8 @@ class StudentFigures(_Measured):
     """Turns of which a draft passed the checks."""
     tries: AnyMean
     """Drafts of each turn that was said."""
+    vetoes: dict[str, int]
+    """What drafts were sent back for, the most frequent first."""
     judged: dict[Kind, dict[Kind, int]]
     """By the kind of feedback that was given, what the judge took it for."""
     failed: dict[str, int]
@@ -110,6 +114,7 @@ class StudentFigures(_Measured):
             leaks_drafted=_leaks(sum(trial.leaks_drafted for trial in ended), sum(trial.drafts for trial in ended)),
             rendered=rate(turns.total(), turns.total() + lost, "no turn was drafted"),
             tries=mean(turns, "no turn was said"),
+            vetoes=dict(Counter(veto for trial in ended for veto in trial.vetoes).most_common()),
             judged={kind: _judged(kind, ended) for kind in KINDS},
             failed=dict(Counter(trial.failed for trial in trials if trial.failed is not None)),
         )
@@ -123,6 +128,8 @@ class StudentReport(_Measured):
     briefs: int
     samples: int
     """Trials of each student with each kind of feedback of a brief."""
+    perfect_judge: bool
+    """Whether code that knows the kind of each feedback took the judge's place."""
     embedded: bool
     """Whether it was the embedded model that played."""
     students: list[StudentFigures]
