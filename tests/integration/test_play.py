@@ -197,6 +197,19 @@ def test_a_draft_that_is_said_for_want_of_a_better_one_is_named(
     assert "no revision was better: draft 1 is said all the same" in words(screen.getvalue())
 
 
+def test_a_critique_that_sends_nothing_back_is_shown_for_what_it_is(
+    tmp_path: Path, screen: Screen, console: Console
+) -> None:
+    vague = {**REVISE, "issues": [{**REVISE["issues"][0], "span": "not there"}]}
+    script: dict[str, Any] = {"tutor": ["Hm."], "critic": [vague], "fact_checker": [ACCEPT], "student": ["Hm."]}
+    config = config_for(tmp_path, limits={"messages": 1, "revisions": 1})
+    play_one(config, console=console, models={"default": ScriptedModel(script)})
+    shown = words(screen.getvalue())
+    assert "✗ Critic: revise" in shown
+    assert "none of this is serious and points at something: it is said" in shown
+    assert "sent back" not in shown.replace("0 drafts sent back", "")
+
+
 def test_what_a_terminal_would_obey_is_only_shown(tmp_path: Path, screen: Screen, console: Console) -> None:
     model = ScriptedModel(
         {

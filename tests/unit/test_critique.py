@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -11,12 +11,13 @@ from langgraph.runtime import Runtime
 from tutelage import Agent, Brief, Cast, Dialogue, Limits, Verdict, add_critique_loop
 from tutelage.agents import critic, fact_checker, tutor
 from tutelage.agents.arbiter import arbiter
+from tutelage.dialogue.cast import NoJournal
 from tutelage.dialogue.checking import Check
 from tutelage.dialogue.cycles import similar
 from tutelage.dialogue.drawing import mermaid
 from tutelage.dialogue.nodes import Update, agents_of, review
 from tutelage.dialogue.stopping import outcome_of
-from tutelage.dialogue.turn import Attempt, Issue, Outcome, Review, Step, Turn
+from tutelage.dialogue.turn import Attempt, Call, Issue, Outcome, Review, Step, Turn
 from tutelage.errors import CallError, EndpointFailed, GraphError
 from tutelage.testing import ScriptedModel
 
@@ -403,6 +404,31 @@ async def test_what_an_arbiter_said_is_kept_when_its_second_call_fails() -> None
     with pytest.raises(CallError) as failure:
         await play({**EQUAL, "arbiter": fails_later}, loop(arbiter=arbiter))
     assert [step.kind for step in failure.value.replies if isinstance(step, Step)] == ["comparison"]
+
+
+async def test_after_a_crash_between_its_two_calls_an_arbiter_is_not_asked_again_for_the_first() -> None:
+    class Memory(NoJournal):
+        kept: ClassVar[dict[str, tuple[str, Call]]] = {}
+
+        def recall(self, dialogue: str, key: str) -> tuple[str, Call] | None:
+            return self.kept.get(key)
+
+        async def keep(self, dialogue: str, key: str, text: str, call: Call) -> None:
+            self.kept[key] = text, call
+
+    async def started(*said: Any) -> tuple[ScriptedModel, Any]:
+        model = ScriptedModel({"tutor": DRAFTS, **EQUAL, "arbiter": list(said)})
+        cast = Cast(players=Cast.of(model).players, limits=Limits(revisions=1), journal=Memory())
+        state: Any = {"id": "d", "brief": BRIEF}
+        try:
+            return model, await loop(arbiter=arbiter).compile().ainvoke(state, context=cast)
+        except EndpointFailed:
+            return model, None
+
+    before, _ = await started(better("candidate 2")[0], EndpointFailed("down"))
+    after, dialogue = await started(better("candidate 1")[0])
+    assert [len(model.prompts("arbiter")) for model in (before, after)] == [2, 1]
+    assert statuses(dialogue["turns"][0].attempts) == ["rejected", "forced"]
 
 
 def test_an_arbiter_s_place_in_the_graph() -> None:

@@ -238,6 +238,8 @@ class _Stage:
             self._note(f"no revision was better: draft {said + 1} is said all the same", "bold yellow")
         elif said != len(self._drafts) - 1:
             self._note(f"draft {said + 1} is said")
+        elif any(review.verdict == "revise" for review in turn.attempts[-1].reviews):
+            self._note("none of this is serious and points at something: it is said")
         self._drafts = []
 
     def _said(self, role: str, text: str) -> None:
