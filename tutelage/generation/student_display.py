@@ -94,7 +94,7 @@ def _notes(report: StudentReport) -> Iterator[str]:
     if len(report.students) == 1:
         yield f"The graph {report.graph!r} has no student with a state of knowledge to set beside the plainly prompted one."
     if report.perfect_judge:
-        yield "Code took the judge's place: the state machine flips as it should by construction; its words are what is tried."
+        yield "Code took the judge's place: the state machine flips as it should by construction, and its words are tried."
     for student in report.students:
         if student.vetoes:
             reasons = ", ".join(f"{reason} {count}" for reason, count in student.vetoes.items())
