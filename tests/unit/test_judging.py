@@ -61,7 +61,7 @@ def test_what_says_something_of_the_matter_stays(text: str) -> None:
 
 def test_code_keeps_its_letters() -> None:
     assert as_judged("Run this:\n\n```python\nx = a ** b ** c  # *power*\n```\n\nand `d**e**f`.") == (
-        "Run this:\n\nx = a ** b ** c  # *power*\n\n\nand d**e**f."
+        "Run this:\n\nx = a ** b ** c  # *power*\n\nand d**e**f."
     )
 
 

@@ -10,20 +10,20 @@ from functools import lru_cache
 from typing import Final
 
 _MAY_HAVE_MARKS = re.compile(r"(?m)[*_`#>~\[•]|^[ \t]*[-+]")
-_CODE = re.compile(r"(?ms)^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)[ \t]*$|`([^`\n]+)`")
-_BLOCK_MARKS: Final = (
-    (re.compile(r"(?m)^[ \t]{0,3}#{1,6}[ \t]+(.*?)[ \t#]*$"), r"\1"),  # headings
-    (re.compile(r"(?m)^[ \t]*(?:[-*_][ \t]*){3,}$"), ""),  # rules
-    (re.compile(r"(?m)^[ \t]*>[ \t]?"), ""),  # quotations
-    (re.compile(r"(?m)^[ \t]*[-*+•][ \t]+"), ""),  # lists; numbers stay, for they may be meant
-)
-# A mark that has space on its inner side, or a word on its outer one, is a sign of the text: 2 * 3 * 4, snake_case.
+_FENCE = re.compile(r"[ \t]*(?:```|~~~)")
+_CODE = re.compile(r"`([^`]+)`")
+_RULE = re.compile(r"[ \t]*(?:[-*_][ \t]*){3,}")
+_LIST_MARK = r"(?:#{1,6}|[-*+•])[ \t]+"
+_LINE_MARKS = re.compile(rf"[ \t]*(?:(?:>[ \t]?)+(?:{_LIST_MARK})?|{_LIST_MARK})(?=\S)")
+"""Of quotations, headings and lists. A list's numbers stay, for they may be meant."""
+# A mark that has space on its inner side, or a word on its outer one, is a sign of the text: 2 * 3 * 4, snake_case. Lengths
+# are bounded, for a text of thousands of marks would take seconds otherwise.
 _INLINE_MARKS: Final = (
-    (re.compile(r"!?\[([^\]\n]+)\]\([^)\s]+\)"), r"\1"),  # links
-    (re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^\n]*?[^\s*])\1(?![\w*])"), r"\2"),
-    (re.compile(r"(?<!\w)___?(?!\w+__)(?=\S)([^\n]+?)(?<=\S)___?(?!\w)"), r"\1"),
-    (re.compile(r"(?<!\w)_(?=[^\s_])([^_\n]*?[^\s_])_(?!\w)"), r"\1"),
-    (re.compile(r"~~(?=\S)([^\n]+?)(?<=\S)~~"), r"\1"),
+    (re.compile(r"!?\[([^\]]{1,200})\]\([^)\s]{1,500}\)"), r"\1"),  # links
+    (re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])(.{0,300}?[^\s*])\1(?![\w*])"), r"\2"),
+    (re.compile(r"(?<!\w)___?(?!\w+__)(?=\S)(.{1,300}?)(?<=\S)___?(?!\w)"), r"\1"),
+    (re.compile(r"(?<!\w)_(?=[^\s_])([^_]{0,300}?[^\s_])_(?!\w)"), r"\1"),
+    (re.compile(r"~~(?=\S)(.{1,300}?)(?<=\S)~~"), r"\1"),
 )
 
 _NAMED = r"(?:[ ,]+(?:there|again|everyone|all|dear|my friend|class|[A-Z][\w'\u2019-]*)){0,2}"
@@ -62,19 +62,24 @@ def as_judged(text: str) -> str:
 
 
 def _without_markdown(text: str) -> str:
-    parts, end = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_without_marks(text[end : code.start()]), code[1] if code[1] is not None else code[2]]
-        end = code.end()
-    parts.append(_without_marks(text[end:]))
-    return re.sub(r"[ \t]+\n", "\n", "".join(parts)).strip()
+    lines, in_code = [], False
+    for line in text.splitlines():
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif in_code:
+            lines.append(line)
+        elif not _RULE.fullmatch(line):
+            lines.append(_without_marks(line))
+    return "\n".join(lines).strip()
 
 
-def _without_marks(text: str) -> str:
-    for marks in (_BLOCK_MARKS, _INLINE_MARKS):
-        for pattern, kept in marks:
-            text = pattern.sub(kept, text)
-    return text
+def _without_marks(line: str) -> str:
+    marks = _LINE_MARKS.match(line)
+    parts = _CODE.split(line[marks.end() :] if marks else line)
+    for prose in range(0, len(parts), 2):  # what stands between is code
+        for pattern, kept in _INLINE_MARKS:
+            parts[prose] = pattern.sub(kept, parts[prose])
+    return "".join(parts).rstrip()
 
 
 def _without_decoration(text: str) -> str:
