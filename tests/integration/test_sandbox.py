@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - nothing else runs on these event loops
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC240 - nothing else runs on these event loops
 """The sandbox: what runs in it, many at once, cancelled, and refused."""
 
 import asyncio
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,13 @@ def children_of(pid: int) -> set[int]:
 
 def children() -> set[int]:
     return children_of(os.getpid())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for it: other processes take their time on a busy machine."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 # --- what runs -------------------------------------------------------------------------------------------------------
@@ -119,20 +126,18 @@ async def test_the_event_loop_goes_on_meanwhile() -> None:
     beating = asyncio.create_task(beat())
     await run_python("while True: pass", seconds=0.5)
     beating.cancel()
-    assert beats > 20
+    assert beats > 5
 
 
 async def test_a_caller_that_is_cancelled_kills_its_program() -> None:
     await run_python("pass")
     idle = len(children())
-    running = asyncio.create_task(run_python("while True: pass"))
-    await asyncio.sleep(0.2)
-    assert len(children()) == idle + 1
+    running = asyncio.create_task(run_python("while True: pass", seconds=60))
+    await until(lambda: len(children()) == idle + 1)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await asyncio.sleep(0.2)
-    assert len(children()) == idle
+    await until(lambda: len(children()) == idle)
     assert (await run_python("print(1)")).stdout == "1\n"
 
 
@@ -140,9 +145,10 @@ async def test_a_program_has_no_privileges_even_if_root_runs_it() -> None:
     """Some of what a calculation needs, such as madvise(2), does more for one who has capabilities."""
     await run_python("pass")
     idle = children()
-    running = asyncio.create_task(run_python("while True: pass", seconds=0.5))
-    await asyncio.sleep(0.2)
+    running = asyncio.create_task(run_python("print(1)\nwhile True: pass", seconds=2))
+    await until(lambda: bool(children() - idle))
     (program,) = children() - idle
+    await until(lambda: "Seccomp:\t2" in Path(f"/proc/{program}/status").read_text())
     status = dict(
         line.split(":\t") for line in Path(f"/proc/{program}/status").read_text().splitlines() if ":\t" in line
     )
@@ -182,7 +188,7 @@ async def test_a_fork_server_that_was_killed_is_started_again() -> None:
     await run_python("pass")
     (server,) = [pid for pid in children() if b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     running = asyncio.create_task(run_python("import time\ntime.sleep(0.5)\nprint(1)"))
-    await asyncio.sleep(0.2)
+    await until(lambda: bool(children_of(server)))
     os.kill(server, signal.SIGKILL)
     assert (await running).stdout == "1\n"
 
@@ -190,18 +196,18 @@ async def test_a_fork_server_that_was_killed_is_started_again() -> None:
 async def test_a_program_dies_with_the_fork_server() -> None:
     await run_python("pass")
     (server,) = [pid for pid in children() if b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    running = asyncio.create_task(run_python("while True: pass", seconds=30))
-    await asyncio.sleep(0.2)
+    running = asyncio.create_task(run_python("while True: pass", seconds=60))
+    await until(lambda: bool(children_of(server)))
     (program,) = children_of(server)
+    await until(lambda: "Seccomp:\t2" in Path(f"/proc/{program}/status").read_text())
     os.kill(server, signal.SIGKILL)
-    await asyncio.sleep(0.2)
-    assert not is_running(program)
+    await until(lambda: not is_running(program))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
 
-def test_nothing_is_left_running_when_the_process_is_killed() -> None:
+async def test_nothing_is_left_running_when_the_process_is_killed() -> None:
     code = (
         "import asyncio\nfrom tutelage.checks.sandbox import run_python\n"
         "async def main():\n    await run_python('pass')\n    print('up', flush=True)\n"
@@ -214,14 +220,10 @@ def test_nothing_is_left_running_when_the_process_is_killed() -> None:
     assert process.stdout is not None
     with process, process.stdout as stdout:
         assert stdout.readline() == b"up\n"
-        time.sleep(0.3)
+        await until(lambda: len(children_of(process.pid)) == 2)
         below = children_of(process.pid)
-        assert len(below) == 2
         process.kill()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in below):
-        time.sleep(0.05)
-    assert not [pid for pid in below if is_running(pid)]
+    await until(lambda: not any(map(is_running, below)))
 
 
 def is_running(pid: int) -> bool:

@@ -45,7 +45,7 @@ while True: pass
 async def test_what_does_not_end_is_killed(code: str) -> None:
     begun = time.monotonic()
     execution = await run_python(code, seconds=0.3)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 6
     assert execution.killed_by == "time"
     assert execution.error == "it was stopped after 0.3 seconds"
 

@@ -6,12 +6,11 @@ from typing import Any, Literal
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from tutelage import Agent, Brief, Cast, Dialogue, speak
+from tutelage import Agent, Brief, Cast, Dialogue, speak, unless_discarded
 from tutelage.agents import tutor
 from tutelage.agents.solver import solver
 from tutelage.checks.lockdown import obstacle
 from tutelage.dialogue.cast import Evidence
-from tutelage.dialogue.stopping import Router
 from tutelage.errors import CheckerFailed, GraphError
 from tutelage.evidence.solving import Solution, python_tool, solve
 from tutelage.testing import ScriptedModel
@@ -33,7 +32,7 @@ async def solved(
     graph.add_node("solve", solve(solver, seconds=0.5))
     graph.add_node("tutor", speak(tutor))
     graph.add_edge(START, "solve")
-    graph.add_conditional_edges("solve", Router("tutor", discards=True))
+    graph.add_conditional_edges("solve", unless_discarded("tutor"))
     graph.add_edge("tutor", END)
     model = ScriptedModel({"solver": list(programs), "tutor": ["What do you think?"]})
     cast = replace(Cast.of(model), evidence=Evidence(policy=policy))

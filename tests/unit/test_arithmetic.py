@@ -91,7 +91,7 @@ def test_what_states_nothing_certain_is_left_alone(text: str) -> None:
 
 def test_a_wrong_statement_is_a_minor_issue_that_points_at_the_words() -> None:
     draft = Attempt(text="Look: 12 * 3 = 35.", status="pending", call=Call(model="m", prompt_sha256="0"))
-    (issue,) = arithmetic().look({"brief": Brief()}, draft)
+    (issue,) = arithmetic.look({"brief": Brief()}, draft)
     assert (issue.severity, issue.span, issue.evidence) == ("minor", "12 * 3 = 35", "12 * 3 = 36")
 
 

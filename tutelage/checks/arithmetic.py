@@ -21,8 +21,6 @@ from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Issue
 from tutelage.dialogue.view import brief_of
 
-NAME: Final = "arithmetic"
-
 _STATES: Final = re.compile(r"\s*([=≈])\s*")
 _OPERATOR: Final = r"[-+−–*×·⋅/÷^<>≠(√±]"
 _GOES_ON_BEFORE: Final = re.compile(rf"(?:{_OPERATOR}|[\w.,:])$|(?:{_OPERATOR}|\b[^\W\d_]|\bof)\s+$")
@@ -46,11 +44,6 @@ class WrongStatement:
     """What the text says that it comes to."""
 
 
-def arithmetic() -> Check:
-    """A check that names what a draft has reckoned wrongly: minor issues, which send nothing back by themselves."""
-    return Check(name=NAME, look=look)
-
-
 def look(dialogue: Dialogue, attempt: Attempt) -> Sequence[Issue]:
     """The wrong statements of a draft."""
     return [
@@ -63,6 +56,10 @@ def look(dialogue: Dialogue, attempt: Attempt) -> Sequence[Issue]:
         )
         for wrong in wrong_statements(attempt.text, brief_of(dialogue).language)
     ]
+
+
+arithmetic: Final = Check(name="arithmetic", look=look)
+"""Names what a draft has reckoned wrongly: minor issues, which send nothing back by themselves."""
 
 
 def wrong_statements(text: str, language: str | None = None) -> list[WrongStatement]:

@@ -183,18 +183,17 @@ def _refusal() -> str | None:
         os.dup2(writing, 1)
         try:
             lock_down(cpu_seconds=5, memory_bytes=1 << 28, output_bytes=OUTPUT_BYTES)
-            said = "; ".join(breaches())
+            found = "; ".join(breaches())
+            said = f"a process that is locked down can nevertheless: {found}" if found else "nothing"
         except OSError as error:
             said = f"the kernel refuses the lock: {error}"
-        os.write(1, said.encode() or b"\n")
+        os.write(1, said.encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
-        found = file.read().decode()
+        said = file.read().decode()
     os.waitpid(pid, 0)
-    if not found:
-        return "a process that is locked down dies at once"
-    return f"a process that is locked down can nevertheless: {found}" if found.strip() else None
+    return None if said == "nothing" else said or "a process that is locked down dies at once"
 
 
 def _received(control: socket.socket) -> tuple[bytes, list[int]]:

@@ -94,7 +94,7 @@ def solve(agent: Agent, *, candidates: int = 3, seconds: float = 5.0) -> Solve:
     It writes `findings["solution"]`: the `verdict` (confirmed, refuted, no_majority, skipped), the `answer` that most
     programs gave, how many `agreed` on it, and the `votes`, what each of them gave. Where the run's evidence policy is
     strict, a refuted answer discards the dialogue; under mark, the finding is `marked`. So the way on from it is
-    `graph.add_conditional_edges("solve", Router("tutor", discards=True))`.
+    `graph.add_conditional_edges("solve", unless_discarded("tutor"))`.
 
     Args:
         agent: Who solves. It needs a `task`, its `reply` is `Solution`, and it must not see the answer.
