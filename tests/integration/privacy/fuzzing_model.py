@@ -180,12 +180,12 @@ class _Reply:
         return f"{prose.write(self._rng, 12)} {' '.join(words)}"
 
     def _heard(self) -> list[str]:
-        """Mostly the last canary in the prompt: what a student is told to say stands there."""
+        """Mostly the last canaries in the prompt: what a student is told to say stands there."""
         if not self._asked.shown or self._rng.random() < 0.3:
             return []
         if self._rng.random() < 0.2:
             return [self._rng.choice(sorted(self._asked.shown))]
-        return WORD.findall(self._prompt)[-1:]
+        return WORD.findall(self._prompt)[-2:]
 
     def _words_shown(self) -> str:
         """Some words that stand near the end of what was shown, where the draft is."""
