@@ -16,6 +16,7 @@ from tutelage.agents.pupil import pupil
 from tutelage.agents.socratic_tutor import socratic_tutor
 from tutelage.agents.solver import solver
 from tutelage.checks.answers import mastered
+from tutelage.checks.arithmetic import arithmetic
 from tutelage.checks.endings import usual_endings
 from tutelage.checks.leaks import answer_in_sight, keeps_the_answer
 from tutelage.checks.speech import plain_speech
@@ -42,7 +43,7 @@ def socratic() -> StateGraph[Dialogue, Cast]:
     add_critique_loop(
         graph,
         socratic_tutor,
-        checks=[*plain_speech, keeps_the_answer],
+        checks=[*plain_speech, keeps_the_answer, arithmetic],
         reviewers=[critic, fact_check(claim_checker), review(leak_judge, when=answer_in_sight)],
         arbiter=arbiter,
         then=stop_or("feedback_judge", *usual_endings(), end="probe_after"),
