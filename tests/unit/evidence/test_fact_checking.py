@@ -17,7 +17,7 @@ from tutelage.dialogue.cast import Evidence
 from tutelage.dialogue.checking import Check
 from tutelage.dialogue.turn import Attempt, Issue, Review
 from tutelage.errors import CheckerFailed, GraphError, ShapeError
-from tutelage.evidence.fact_checking import QUOTED, fact_check
+from tutelage.evidence.fact_checking import QUOTED, FactCheck, fact_check
 from tutelage.evidence.search import PassageIndex
 from tutelage.evidence.tools import document_search
 from tutelage.testing import ScriptedModel
@@ -49,7 +49,7 @@ async def play(
     """One turn of a tutor whose drafts go to the fact-checker."""
     model = ScriptedModel({"tutor": drafts, "claim_checker": checked, "critic": [{"verdict": "accept", "issues": []}]})
     graph = StateGraph(Dialogue, context_schema=Cast)
-    reviewers = [*others, fact_check(claim_checker)]
+    reviewers: list[Agent | FactCheck] = [*others, fact_check(claim_checker)]
     add_critique_loop(graph, tutor, reviewers=reviewers, checks=looking, then="end", max_revisions=2)
     graph.add_node("end", lambda _: {})
     graph.add_edge(START, "tutor")
