@@ -59,7 +59,7 @@ class FuzzedRun:
         (self._folder / "messages.jsonl").write_bytes(log.take())
 
     async def _play(self, id_: str, rng: Random, log: MessageLog) -> Transcript:
-        model = FuzzingModel(self.canaries, rng)
+        model = FuzzingModel(self.canaries, f"{self._seed}/{id_}")
         outgrown: Any = rng.choice(["end", "drop", "summarise"])
         limits = Limits(
             messages=rng.randint(2, 8),

@@ -45,15 +45,15 @@ class FuzzingModel(BaseChatModel):
     """Plays every role of one dialogue."""
 
     _canaries: Canaries = PrivateAttr()
-    _rng: Random = PrivateAttr()
+    _seed: str = PrivateAttr()
     _expected: dict[str, str] = PrivateAttr(default_factory=dict)
     """By its text, the hash of each prompt."""
     _asked: list[Asked] = PrivateAttr(default_factory=list)
     _spoken: dict[str, set[str]] = PrivateAttr(default_factory=dict)
 
-    def __init__(self, canaries: Canaries, rng: Random) -> None:
+    def __init__(self, canaries: Canaries, seed: str) -> None:
         super().__init__()
-        self._canaries, self._rng = canaries, rng
+        self._canaries, self._seed = canaries, seed
 
     def expect(self, prompt: Prompt) -> None:
         """Is told of each prompt that it is about to be sent."""
@@ -102,8 +102,11 @@ class FuzzingModel(BaseChatModel):
             prompt=self._expected.get(prompt, ""),
             shown=frozenset(found_in(prompt)),
         )
+        # Who judges at the same time is asked in any order, and each draws for itself all the same.
+        earlier = sum((each.role, each.view) == (asked.role, asked.view) for each in self._asked)
+        rng = Random(f"{self._seed}/{asked.role}/{asked.view}/{earlier}")
         self._asked.append(asked)
-        text = _Reply(self, asked, prompt).to(kwargs)
+        text = _Reply(self, asked, prompt, rng).to(kwargs)
         message = AIMessage(
             text,
             usage_metadata={
@@ -119,9 +122,9 @@ class FuzzingModel(BaseChatModel):
 class _Reply:
     """One reply, drawn at random."""
 
-    def __init__(self, model: FuzzingModel, asked: Asked, prompt: str) -> None:
-        self._model, self._asked, self._prompt = model, asked, prompt
-        self._canaries, self._rng = model._canaries, model._rng
+    def __init__(self, model: FuzzingModel, asked: Asked, prompt: str, rng: Random) -> None:
+        self._model, self._asked, self._prompt, self._rng = model, asked, prompt, rng
+        self._canaries = model._canaries
 
     def to(self, options: dict[str, Any]) -> str:
         """The reply to a request with these options."""
@@ -181,11 +184,10 @@ class _Reply:
 
     def _heard(self) -> list[str]:
         """Mostly the last canaries in the prompt: what a student is told to say stands there."""
-        if not self._asked.shown or self._rng.random() < 0.3:
+        shown = WORD.findall(self._prompt)
+        if not shown or self._rng.random() < 0.3:
             return []
-        if self._rng.random() < 0.2:
-            return [self._rng.choice(sorted(self._asked.shown))]
-        return WORD.findall(self._prompt)[-2:]
+        return [self._rng.choice(shown)] if self._rng.random() < 0.2 else shown[-2:]
 
     def _words_shown(self) -> str:
         """Some words that stand near the end of what was shown, where the draft is."""
