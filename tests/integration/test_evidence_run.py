@@ -35,10 +35,11 @@ def reply(body, rng):
     shape = json.dumps(body.get("response_format") or {})
     if "findings" in shape:
         count = json.loads(shape)["json_schema"]["schema"]["properties"]["findings"]["maxItems"]
-        quotes = ["At sea level, water boils at 100 °C.", "water boils at 90 degrees at sea level", ""]
-        verdicts = ["supported", "contradicted", "not_found"]
+        right, wrong = "At sea level, water boils at 100 °C.", "water boils at 90 degrees at sea level"
+        said = [(right, "supported"), (right, "contradicted"), (wrong, "supported"), ("", "not_found")]
+        chosen = [rng.choice(said) for _ in range(count)]
         return json.dumps({"findings": [
-            {"claim": n + 1, "source": 1, "quote": rng.choice(quotes), "verdict": rng.choice(verdicts)} for n in range(count)
+            {"claim": n, "source": 1, "quote": quote, "verdict": verdict} for n, (quote, verdict) in enumerate(chosen, 1)
         ]})
     if "utterance" in shape:
         said = f"Water boils at {rng.choice([80, 90, 100])} °C. {prose.write(rng, 30)}"

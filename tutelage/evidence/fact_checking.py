@@ -40,7 +40,7 @@ from tutelage.dialogue.turn import Claim, Issue, Review
 from tutelage.dialogue.view import brief_of, judge_prompt
 from tutelage.errors import GraphError
 from tutelage.evidence.claims import DraftClaim, claims_in
-from tutelage.evidence.quotes import find_quote
+from tutelage.evidence.quotes import bears_on, find_quote
 from tutelage.evidence.reading import documents_of
 from tutelage.evidence.sources import OF_BRIEF, Source, as_source, brief_facts, found_by, in_turn, within
 
@@ -211,7 +211,7 @@ def _verified(
             continue
         claim = claims[finding.claim - 1]
         source = sources[finding.source - 1] if finding.source else None
-        place = find_quote(finding.quote, source.text) if source else None
+        place = find_quote(finding.quote, source.text) if source and bears_on(finding.quote, claim.query) else None
         if source is None or place is None:
             unverified += 1
         elif judged[claim.text].verdict != "contradicted":

@@ -196,7 +196,14 @@ async def test_the_policy_says_what_is_sent_back(policy: str, verdict: str, sent
 @pytest.mark.parametrize("verdict", ["supported", "contradicted"])
 @pytest.mark.parametrize(
     ("source", "quote"),
-    [(1, "water boils at 90 °C"), (2, "water boils at 100 °C"), (0, "water boils at 100 °C"), (1, ""), (1, "water")],
+    [
+        (1, "water boils at 90 °C"),
+        (2, "water boils at 100 °C"),
+        (0, "water boils at 100 °C"),
+        (1, ""),
+        (1, "water"),
+        (2, "therefore it floats"),
+    ],
 )
 async def test_a_verdict_without_a_quote_that_stands_in_its_source_does_not_count(
     verdict: str, source: int, quote: str

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tutelage.evidence.quotes import LEAST, find_quote
+from tutelage.evidence.quotes import LEAST, bears_on, find_quote
 
 SOURCE = (
     "At sea level, water boils at 100 °C. On a high\nmountain it boils at less;  1.5 metres\tup makes no difference."
@@ -49,6 +49,23 @@ def test_a_quote_that_stands_in_its_source_is_found(quote: str) -> None:
 )
 def test_a_quote_that_does_not_stand_there_or_says_nothing_is_not(quote: str) -> None:
     assert find_quote(quote, SOURCE) is None
+
+
+@pytest.mark.parametrize(
+    ("quote", "claim", "expected"),
+    [
+        ("water boils at 100 °C", "Water boils at 90 °C.", True),
+        ("the boiling point falls", "It boils at less.", True),
+        ("3/6 + 2/6 = 5/6", "The sum is 5/6.", True),
+        ("The French Revolution", "Louis XVI was executed in 1789.", False),
+        ("On a high mountain", "Water boils at 90 °C.", False),
+        ("at 9 of 10", "Water boils at 90 °C.", False),
+        ("Straßen sind lang", "Die STRASSE ist kurz.", True),
+        ("水は百度で沸騰する", "水は九十度で沸騰する。", True),
+    ],
+)
+def test_a_quote_must_have_something_to_do_with_its_claim(quote: str, claim: str, expected: bool) -> None:
+    assert bears_on(quote, claim) is expected
 
 
 def test_a_short_source_may_be_quoted_as_a_whole() -> None:
