@@ -83,18 +83,16 @@ LESSONS = [
 
 PHRASES = [
     "ask a question",
-    "give a hint first",
+    "give a hint",
     "the",
-    "a",
-    "is",
-    "of",
+    "the",
 ]
-"""Most of them stand in any draft: as the span of an issue they point at something."""
+"""`the` stands in most drafts: as the span of an issue it points at something."""
 
 VERDICTS = [
     '{"verdict":"accept","issues":[]}',
-    '{"verdict":"revise","issues":[{"severity":"major","span":"a copy","instruction":"correct the claim"}]}',
-    '{"verdict":"revise","issues":[{"dimension":"clarity","evidence":"too long","instruction":"ask a question"}]}',
+    '{"verdict":"revise","issues":[{"dimension":"truth","severity":"block","span":"the","instruction":"ask a question"}]}',
+    '{"verdict":"revise","issues":[{"dimension":"clarity","severity":"major","span":"the","instruction":"give a hint"}]}',
     '{"answer":"five","confident":true,"score":4}',
     '{"accuracy":4,"clarity":3,"agrees":false,"score":0.5}',
 ]
