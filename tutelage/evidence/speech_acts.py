@@ -21,7 +21,10 @@ def says_what_is_so(sentence: str) -> bool:
         return False
     if _FACTUAL.search(sentence):
         return True
-    return not (_TALK.search(sentence) or _INSTRUCTION.search(sentence)) and not sentence.endswith(":")
+    if _TALK.search(sentence) or _INSTRUCTION.search(sentence) or _LABEL.search(sentence):
+        _, colon, rest = sentence.partition(": ")
+        return bool(colon) and says_what_is_so(rest)
+    return not sentence.endswith(":")
 
 
 def is_question(sentence: str) -> bool:
@@ -49,8 +52,9 @@ def _alternatives(patterns: Iterable[str]) -> re.Pattern[str]:
 
 
 _LEAD = _any(
-    "yes, no, ok, okay, well, so, now, then, first, next, finally, great, good, right, exactly, indeed, and, but, also,"
-    "please, ja, nein, gut, genau, nun, jetzt, dann, zuerst, und, aber, bitte"
+    "yes, no, ok, okay, oh, ah, hmm?, wow, well, so, now, then, first, next, finally, great, good, right, exactly, indeed,"
+    "sure, actually, and, but, also, please, ja, nein, gut, super, toll, klar, genau, nun, jetzt, dann, zuerst, und, aber,"
+    "bitte"
 )
 _ALL = r"[^,;:]*$"
 """To the end of the sentence: what follows a comma may well be a claim."""
@@ -58,6 +62,7 @@ _ALL = r"[^,;:]*$"
 _FACTUAL = _alternatives(
     [
         r"\b(?:remember|recall|notice|note|know|keep in mind|bear in mind|be aware|the fact|shows?|means?) that\b",
+        r"\b(?:remember|recall|notice|note|merke? dir),",
         r"\b(?:denke? daran|beachte|merke? dir|erinnere dich(?: daran)?|bedenke|zeigt|heißt), dass\b",
         r"\b(?:because|weil|denn)\b",
         r"=",
@@ -85,8 +90,10 @@ _INSTRUCTION = _first(
     )
     + _NO_NOUN,
 )
+_LABEL = re.compile(r"^(?:step|hint|tip|note|example|schritt|tipp|hinweis|beispiel)\s*\d*:", re.IGNORECASE)
 _GOOD = (
-    "great, good, nice, excellent, wonderful, fantastic, interesting, lovely, clever, perfect, correct, right, wrong"
+    "close, not_quite, great, good, nice, excellent, wonderful, fantastic, interesting, lovely, clever, perfect, correct,"
+    "right, wrong"
 )
 _GUT = (
     "toll, tolle, toller, gut, gute, guter, super, prima, klasse, schön, schöne, schöner, richtig, falsch, interessant"
@@ -95,6 +102,7 @@ _DONE = (
     "job, work, question, thinking, point, try, idea, start, observation, done, frage, idee, gedanke, arbeit, ansatz"
 )
 _TALK = _first(
+    r"[.!]*$",
     _any(
         "hello, hi, hey, welcome, good_(?:morning|afternoon|evening), goodbye, bye, thanks, thank_you, see_you, sorry"
     ),
