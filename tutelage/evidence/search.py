@@ -5,6 +5,7 @@ the two rankings are fused by reciprocal rank (Cormack, Clarke and Büttcher, SI
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class WordIndex:
                 "documents to check against are searched with bm25s, which is not installed: install the extra `evidence` "
                 "(pip install 'tutelage[evidence]')"
             ) from error
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to tell whatever it does
         self.passages = tuple(passages)
         texts = [_searched(passage) for passage in passages]
         self.language = language_of(texts)

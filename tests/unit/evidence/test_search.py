@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -102,6 +103,12 @@ async def test_embeddings_find_what_shares_no_word(passages: list[Passage]) -> N
 
     index = await PassageIndex.of(passages, Meanings())
     assert (await index.search("Gletscher", 1))[0].document == "glaciers.md"
+
+
+def test_an_index_is_built_without_a_word(passages: list[Passage], caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("bm25s").setLevel(logging.DEBUG)
+    WordIndex(passages)
+    assert not caplog.records
 
 
 async def test_many_dialogues_search_at_once(index: PassageIndex) -> None:
