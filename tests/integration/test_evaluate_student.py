@@ -100,7 +100,7 @@ def judge(messages: list[BaseMessage]) -> dict[str, str]:
 
 def student(messages: list[BaseMessage]) -> str:
     """Says what its note has it say; without a note, gives way to whatever it is told."""
-    if due := re.search(r'Your answer is (?:now )?"(.+?)"', last(messages)):
+    if due := re.search(r'the answer is "(.+?)"', last(messages)):
         return due.group(1)
     if "Reply with JSON" in last(messages):
         right = re.search(r"(\w): (?:5/6|192)$", last(messages), re.MULTILINE)

@@ -71,7 +71,7 @@ class Lesson:
         question, misconception = self.brief.question or "", misconception_of(self.brief)
         turns = [
             Turn(index=0, role=TUTOR, text=question, attempts=[]),
-            Turn(index=1, role=STUDENT, text=f"{misconception.predicts}. {misconception.belief}", attempts=[]),
+            Turn(index=1, role=STUDENT, text=misconception.predicts or "", attempts=[]),
         ]
         return Trial(id=id_, brief=self.brief, turns=turns, kind=kind, feedback=list(self.feedback[kind]))
 
