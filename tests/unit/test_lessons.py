@@ -335,15 +335,25 @@ def test_an_empty_run_is_measured_as_nothing(tmp_path: Path) -> None:
     assert "dialogues" in render(evaluate_runs([tmp_path / "run"]))
 
 
-def test_selectivity_is_taken_from_the_students_own_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("perfect_judge", "name"), [(False, "pupil"), (True, "pupil, with a perfect judge")])
+def test_selectivity_is_taken_from_the_students_own_report(tmp_path: Path, perfect_judge: bool, name: str) -> None:
     run = run_of(tmp_path / "run", FOUND)
     trials = [
         Tried(student="pupil", brief="b", kind=kind, sample=0, turns=[], flipped=kind == "targeted") for kind in KINDS
     ]
     pupil = StudentFigures.of("pupil", trials)
-    report = StudentReport(run="r", graph="g", briefs=1, samples=1, embedded=False, students=[pupil], trials=trials)
+    report = StudentReport(
+        run="r",
+        graph="g",
+        briefs=1,
+        samples=1,
+        perfect_judge=perfect_judge,
+        embedded=False,
+        students=[pupil],
+        trials=trials,
+    )
     (run / STUDENT_REPORT).write_text(report.model_dump_json())
-    assert evaluate_runs([run]).runs[0].selectivity == {"pupil": pupil.selectivity}
+    assert evaluate_runs([run]).runs[0].selectivity == {name: pupil.selectivity}
     (run / STUDENT_REPORT).write_text("{}")
     with pytest.raises(RunFolderError, match="is no report of `tutelage evaluate student`"):
         evaluate_runs([run])

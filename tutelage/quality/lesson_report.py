@@ -61,7 +61,7 @@ class RunLessons(_Counted):
     """What came of each way of getting the answer out of the tutor; `none` are the honest students beside them."""
     beliefs: Beliefs
     selectivity: dict[str, Selectivity | Missing] | Missing
-    """By student, from `tutelage evaluate student`."""
+    """By student, from `tutelage evaluate student`; where code that knows the kind of feedback judged it, that is said."""
     outcomes: Outcomes
     factuality: Factuality
     revisions: dict[str, Revisions]

@@ -123,4 +123,5 @@ def _selectivity(path: Path) -> dict[str, Selectivity | Missing] | Missing:
         raise RunFolderError(
             f"{str(path)!r} is no report of `tutelage evaluate student`: make it anew with --json, or remove it"
         ) from error
-    return {figures.student: figures.selectivity for figures in report.students}
+    judged = ", with a perfect judge" if report.perfect_judge else ""
+    return {f"{figures.student}{judged}": figures.selectivity for figures in report.students}
