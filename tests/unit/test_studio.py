@@ -45,7 +45,7 @@ async def endpoint(server: SimulatedEndpoint, monkeypatch: pytest.MonkeyPatch) -
 
 def test_langgraph_json_names_graphs_that_are_compiled_and_have_their_own_names() -> None:
     graphs = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
-    assert set(graphs) == {"lesson", "debate"}
+    assert set(graphs) == {"lesson", "socratic", "debate", "peers", "open_book"}
     for name, place in graphs.items():
         module, _, attribute = place.partition(":")
         graph = getattr(import_module(module), attribute)
