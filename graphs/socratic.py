@@ -22,7 +22,7 @@ from tutelage.checks.leaks import answer_in_sight, keeps_the_answer
 from tutelage.checks.speech import plain_speech
 from tutelage.evidence.fact_checking import fact_check
 from tutelage.evidence.solving import solve
-from tutelage.learners.acting import in_character
+from tutelage.learners.acting import TRIES, in_character
 from tutelage.learners.enrolment import enrol
 from tutelage.learners.probes import probe
 
@@ -38,6 +38,7 @@ def socratic() -> StateGraph[Dialogue, Cast]:
         graph,
         pupil,
         checks=[*plain_speech, in_character],
+        max_revisions=TRIES - 1,
         then=stop_or("tutor", *usual_endings(mastered), end="probe_after"),
     )
     add_critique_loop(

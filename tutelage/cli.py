@@ -254,7 +254,9 @@ def evaluate_runs(*runs: str, json: bool = False) -> int:
 
 
 @evaluate.command
-def student(config: Path, *, briefs: int | None = None, samples: int = 4, json: bool = False) -> int:
+def student(
+    config: Path, *, briefs: int | None = None, samples: int = 4, perfect_judge: bool = False, json: bool = False
+) -> int:
     """Measures whether a student gives up its misconception for the right reason only, beside a plainly prompted one.
 
     Parameters
@@ -265,6 +267,8 @@ def student(config: Path, *, briefs: int | None = None, samples: int = 4, json: 
         How many of its briefs to take; all that have a misconception, if not given.
     samples
         How often each kind of feedback is tried on each brief.
+    perfect_judge
+        Put code, which knows the kind of each feedback, in the judge's place: only the student's words are tried.
     json
         Print JSON.
     """
@@ -273,9 +277,9 @@ def student(config: Path, *, briefs: int | None = None, samples: int = 4, json: 
 
     configure_logs()
     _end_politely()
-    report = evaluate_student(config, briefs=briefs, samples=samples, progress=True)
+    report = evaluate_student(config, briefs=briefs, samples=samples, perfect_judge=perfect_judge, progress=True)
     print(report.model_dump_json(indent=2) if json else render(report))
-    return 0
+    return report.exit_code
 
 
 @app.command
