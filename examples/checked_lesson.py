@@ -1,6 +1,6 @@
-"""The lesson of `make demo`: code looks at each draft of the tutor's before the reviewers do, and sends it back with a reason.
+"""The lesson of `make demo`: code looks at each draft of the tutor's before the reviewers do, and may send it back.
 
-tutelage generate examples/demo.yaml    # which says `graph: checked_lesson.py:checked_lesson`
+Run it with `tutelage generate examples/demo.yaml`, whose graph is `examples/checked_lesson.py:checked_lesson`.
 """
 
 from dataclasses import replace
