@@ -296,6 +296,7 @@ def _review(role: str, reply: Reply[Any]) -> Review:
         verdict=verdict.verdict,
         issues=verdict.issues,
         scores=getattr(verdict, "scores", {}),
+        reply=None if type(verdict) is Verdict else reply.text,
         call=reply.call,
     )
 

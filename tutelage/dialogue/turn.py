@@ -182,6 +182,9 @@ class Review(Record):
     scores: dict[str, float] = Field(default_factory=dict)
     claims: list[Claim] = Field(default_factory=list, exclude_if=_is_empty)
     """What the draft claims, from a reviewer that looks for evidence."""
+    reply: str | None = Field(default=None, exclude_if=_is_absent)
+    """What the model replied, word for word, where its schema was another than `Verdict`: the fields above do not hold all
+    of it."""
     call: Call | None = Field(default=None, exclude_if=_is_absent)
 
 

@@ -109,7 +109,7 @@ class FactCheck:
         review = _review(role, ordered, context.evidence.policy, unverified=unverified)
         quoted = _quoted(judged.values(), sources, state)
         return {
-            "reviews": [review.model_copy(update={"call": reply.call})],
+            "reviews": [review.model_copy(update={"call": reply.call, "reply": reply.text})],
             "steps": [*shown.steps, *reply.misfits],
             **({"findings": {QUOTED: quoted}} if quoted else {}),
             **shown.update,
