@@ -94,3 +94,14 @@ async def test_a_reply_that_the_token_limit_leaves_no_prompt_beside_is_refused_b
     asks = {"limits": {"tokens": 600}, "roles": {"tutor": {"max_tokens": 600}}}
     with SimulatedEndpoint(model="m") as endpoint, pytest.raises(ConfigError, match=r"`limits\.tokens` leaves 600"):
         await agenerate(config(tmp_path, endpoint.url, **asks), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("graph", "role", "have"), [("lesson", "tutor", "critic, fact_checker"), ("socratic", "claim_checker", "critic")]
+)
+async def test_a_panel_of_a_role_that_never_asks_one_is_refused_before_the_run(
+    tmp_path: Path, graph: str, role: str, have: str
+) -> None:
+    asks = {"graph": graph, "roles": {role: {"panel": ["large"]}}}
+    with pytest.raises(ConfigError, match=rf"roles\.{role}\.panel: .*never be asked.*\(those that do: {have}"):
+        await agenerate(config(tmp_path, "http://127.0.0.1:9/v1", **asks), out=tmp_path / "run")

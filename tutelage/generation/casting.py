@@ -14,7 +14,7 @@ from tutelage.config import Config, ModelConfig, RoleConfig
 from tutelage.dialogue.cast import DEFAULT_PLAYER, Cast, Evidence, Limits, Player, Students
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.errors import ConfigError
-from tutelage.generation.demands import check_room, check_shapes, models_of
+from tutelage.generation.demands import check_panels, check_room, check_shapes, models_of
 from tutelage.generation.endpoints import (
     EMBEDDED_SLOTS,
     OnRequest,
@@ -55,13 +55,14 @@ def check_roles(config: Config, graph: LoadedGraph) -> None:
     """Makes sure that the config's roles are the graph's.
 
     Raises:
-        ConfigError: It has a role that does not take part.
+        ConfigError: It has a role that does not take part, or one with a panel that it never asks.
     """
     for role in config.roles:
         if role not in graph.roles:
             raise ConfigError(
                 f"roles.{role}: the graph {graph.name!r} has no such role; it has {', '.join(graph.roles)}"
             )
+    check_panels(config, graph)
 
 
 def prompt_library(config: Config, graph: LoadedGraph) -> PromptLibrary:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from tutelage.config import Config, RoleConfig
 from tutelage.dialogue.agent import Agent
+from tutelage.dialogue.nodes import ReviewDraft, actions_of
 from tutelage.dialogue.turn import Verdict
 from tutelage.errors import ConfigError
 from tutelage.generation.endpoint_abilities import ignored_shapes
@@ -21,6 +22,22 @@ def parts_of(config: Config, graph: LoadedGraph, name: str | None) -> list[Part]
     """
     agents = {agent.role: agent for agent in graph.agents if _plays(config, agent.role, name)}
     return [_part(agent, config.roles.get(agent.role, RoleConfig())) for agent in agents.values()]
+
+
+def check_panels(config: Config, graph: LoadedGraph) -> None:
+    """Makes sure that each role with a panel is one that asks its panel: one that reviews drafts.
+
+    Raises:
+        ConfigError: One never would.
+    """
+    reviewing = dict.fromkeys(each.agent.role for each in actions_of(graph.graph) if isinstance(each, ReviewDraft))
+    for role, settings in config.roles.items():
+        if settings.panel and role not in reviewing:
+            have = f"those that do: {', '.join(reviewing)}" if reviewing else "none does"
+            raise ConfigError(
+                f"roles.{role}.panel: in the graph {graph.name!r} {role!r} gives no verdict on drafts, so its panel would "
+                f"never be asked: take `panel` out; only a role that reviews drafts can have one ({have})"
+            )
 
 
 def check_room(name: str | None, config: Config, graph: LoadedGraph, context: int | None) -> None:
