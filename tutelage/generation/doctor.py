@@ -26,7 +26,7 @@ from tutelage.dialogue.turn import Attempt, Call, Issue, Review, Turn
 from tutelage.dialogue.view import check_prompts, judge_prompt, speaker_prompt
 from tutelage.errors import BriefError, ConfigError, GraphError, PromptError, RunFolderError, UserError
 from tutelage.generation.casting import prompt_library
-from tutelage.generation.demands import parts_of
+from tutelage.generation.demands import check_panels, models_of, parts_of
 from tutelage.generation.findings import Finding, Level, Notes, render
 from tutelage.generation.model_examination import examine_embedded, examine_models
 from tutelage.generation.probing import Part
@@ -150,16 +150,23 @@ def _config(subject: _Subject, path: Path) -> Notes:
     for role in config.roles:
         if role not in roles:
             notes.problem(f"roles.{role}: the graph {subject.graph.name!r} has no such role; it has {', '.join(roles)}")
+    try:
+        check_panels(config, subject.graph)
+    except ConfigError as error:
+        notes.problem(str(error))
     played: dict[str | None, list[str]] = {}
     for role in roles:
         try:
-            played.setdefault(config.model_of(role), []).append(role)
+            for model in models_of(config, role):
+                played.setdefault(model, []).append(role)
         except ValueError as error:
             notes.problem(str(error))
     for model, those in played.items():
         notes.fine(f"{', '.join(those)}: played by {model or 'the embedded model'}")
+    if (embedding := config.evidence.embedding) is not None:
+        notes.fine(f"evidence.embedding: {embedding} searches the documents")
     for model in config.models:
-        if model not in played:
+        if model not in played and model != embedding:
             notes.warning(f"models.{model} plays no role: name it under `roles:`, or take it out")
     return notes
 

@@ -278,6 +278,26 @@ def test_roles_that_are_not_the_graphs_or_have_no_model(tmp_path: Path) -> None:
     assert "models.small plays no role" in said(findings, Level.WARNING)
 
 
+def test_models_of_a_panel_and_of_the_search_play_a_part(tmp_path: Path) -> None:
+    model = {"url": NOWHERE, "model": "simulated"}
+    (tmp_path / "notes.md").write_text("# Notes")
+    path = write(
+        tmp_path,
+        graph="socratic",
+        models={"default": model, "other": model, "meaning": model, "idle": model},
+        roles={"critic": {"panel": ["other"]}},
+        evidence={"documents": ["notes.md"], "embedding": "meaning"},
+    )
+    findings = examine(path)
+    assert re.findall(r"models\.(\w+) plays no role", said(findings, Level.WARNING)) == ["idle"]
+    assert "critic: played by other" in said(findings, Level.FINE)
+
+
+def test_a_panel_that_nobody_asks_is_a_problem(tmp_path: Path) -> None:
+    findings = examine(write(tmp_path, roles={"student": {"panel": ["m"]}}))
+    assert "roles.student.panel: " in said(findings, Level.PROBLEM, "Config")
+
+
 def test_briefs_that_lack_what_the_graph_needs_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, graph="debate")
     assert "has no misconception, which the graph 'debate' needs" in said(examine(path), Level.PROBLEM, "Briefs")
