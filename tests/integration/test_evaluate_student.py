@@ -29,6 +29,7 @@ from tutelage.errors import BriefError, ConfigError, EndpointUnreachable, ShapeE
 from tutelage.generation.evaluate_student import evaluate_student, render
 from tutelage.learners.acting import TRIES, in_character
 from tutelage.learners.knowledge import Knowledge, knowledge_of
+from tutelage.quality.intervals import Mean
 from tutelage.testing import ScriptedModel
 
 BRIEFS: list[dict[str, Any]] = [
@@ -155,6 +156,11 @@ def test_a_student_that_says_the_answer_unmoved_is_retried_then_dropped_and_coun
     ] * 2
     assert (machine.rendered.count, machine.rendered.of) == (1, 3)
     assert (machine.leaks_drafted.count, machine.leaks_drafted.of) == (2 * TRIES, 2 * TRIES)
+    assert isinstance(machine.tries, Mean)
+    assert machine.tries.mean == pytest.approx((1 + TRIES + TRIES) / 3, abs=1e-4), (
+        "drafts of turns that were never said are drafts"
+    )
+    assert "1 brief, 1 trial of each kind" in render(report)
     assert machine.flips["generic"].why
     assert (prompted.leaks.count, prompted.leaks.of) == (2, 2)
 

@@ -51,9 +51,8 @@ def show_trials(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
 
 def _parts(report: StudentReport) -> Iterator[RenderableType]:
     heading = one_line(report.run, "bold")
-    yield heading.append(
-        f"   graph {report.graph}: {report.briefs} briefs, {report.samples} trials of each kind", "not bold"
-    )
+    tried = f"{_number(report.briefs, 'brief')}, {_number(report.samples, 'trial')} of each kind"
+    yield heading.append(f"   graph {report.graph}: {tried}", "not bold")
     yield Text()
     yield _table(report)
     if notes := list(_notes(report)):
@@ -75,7 +74,7 @@ def _table(report: StudentReport) -> Table:
         ("says the answer unmoved", lambda student: _rate(student.leaks)),
         ("in drafts", lambda student: _rate(student.leaks_drafted)),
         ("turns with a draft that passed", lambda student: _rate(student.rendered)),
-        ("drafts of each", lambda student: _mean(student.tries)),
+        ("drafts of each turn", lambda student: _mean(student.tries)),
         ("asked to choose", lambda student: _rate(student.asked)),
     ]
     for name, show in rows:
@@ -101,7 +100,8 @@ def _notes(report: StudentReport) -> Iterator[str]:
             yield f"{student.student}: drafts were sent back for {reasons}."
         if student.failed:
             reasons = ", ".join(f"{reason} {count}" for reason, count in student.failed.items())
-            yield f"{student.student}: {sum(student.failed.values())} of {student.trials} trials failed: {reasons}."
+            trials = f"{sum(student.failed.values())} of {_number(student.trials, 'trial')}"
+            yield f"{student.student}: {trials} failed: {reasons}."
     if any(
         len([trial for trial in report.trials if trial.kind == kind]) < FEW * len(report.students) for kind in KINDS
     ):
@@ -114,6 +114,10 @@ def _rate(rate: AnyRate) -> str:
     if isinstance(rate, Missing):
         return "-"
     return f"{rate.share:.2f} ({rate.low:.2f} to {rate.high:.2f}), {rate.count} of {rate.of}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _mean(mean: AnyMean) -> str:

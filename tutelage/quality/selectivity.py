@@ -89,7 +89,7 @@ class StudentFigures(_Measured):
     rendered: AnyRate
     """Turns of which a draft passed the checks."""
     tries: AnyMean
-    """Drafts of each turn that was said."""
+    """Drafts of each turn, of those of which none passed, too."""
     vetoes: dict[str, int]
     """What drafts were sent back for, the most frequent first."""
     judged: dict[Kind, dict[Kind, int]]
@@ -103,7 +103,8 @@ class StudentFigures(_Measured):
         ended = [trial for trial in trials if trial.failed is None]
         said = [trial for trial in ended if trial.rendered]
         flips = {kind: _flips(kind, said) for kind in KINDS}
-        turns, lost = Counter(float(tries) for trial in ended for tries in trial.tries), len(ended) - len(said)
+        turns = Counter(float(tries) for trial in ended for tries in trial.tries)
+        lost = Counter(float(len(trial.unsaid)) for trial in ended if not trial.rendered)
         return cls(
             student=student,
             trials=len(trials),
@@ -112,8 +113,8 @@ class StudentFigures(_Measured):
             asked=rate(sum(trial.read_from == "choice" for trial in said), len(said), "no trial came to its end"),
             leaks=_leaks(sum(trial.leaks for trial in ended), sum(trial.watched for trial in ended)),
             leaks_drafted=_leaks(sum(trial.leaks_drafted for trial in ended), sum(trial.drafts for trial in ended)),
-            rendered=rate(turns.total(), turns.total() + lost, "no turn was drafted"),
-            tries=mean(turns, "no turn was said"),
+            rendered=rate(turns.total(), (turns + lost).total(), "no turn was drafted"),
+            tries=mean(turns + lost, "no turn was drafted"),
             vetoes=dict(Counter(veto for trial in ended for veto in trial.vetoes).most_common()),
             judged={kind: _judged(kind, ended) for kind in KINDS},
             failed=dict(Counter(trial.failed for trial in trials if trial.failed is not None)),
