@@ -193,8 +193,8 @@ class EvidenceConfig(Section):
     documents: tuple[str, ...] = ()
     """Files of text, Markdown or PDF; relative to the config, with wildcards."""
     policy: Literal["strict", "mark", "open"] = "mark"
-    """What sends a draft back. `strict`: a claim that is contradicted or not found; `mark`: one that is contradicted; what is
-    not found is kept and tagged; `open`: nothing, all is written down."""
+    """What sends a draft back. `strict`: a claim that is contradicted or not found; `mark`: one that is contradicted; what
+    is not found is kept and tagged; `open`: nothing, all is written down."""
     passages: int = Field(default=5, ge=1)
     """Passages that are looked at for each claim, of each source."""
     tools: tuple[str, ...] = ()
@@ -207,7 +207,8 @@ class StudentsConfig(Section):
     """Who the students are, in the graphs that have students of many kinds."""
 
     personas: tuple[str, ...] = ()
-    """Their names; all that there are if empty. `none` is a student without one, and a name given twice comes twice as often."""
+    """Their names; all that there are if empty. `none` is a student without one, and a name given twice comes twice as
+    often."""
     adversarial: float = Field(default=0.0, ge=0, le=1)
     """The share of dialogues whose student tries to get the answer out of the tutor, by one of six techniques."""
 
