@@ -13,14 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from langchain_core.messages import BaseMessage
+from langgraph.graph import START, StateGraph
 
-from tutelage import Brief, Cast, Dialogue, Transcript, Turn
+from tutelage import Brief, Cast, Claim, Dialogue, Transcript, Turn, add_critique_loop, max_messages, speak, stop_or
+from tutelage.agents import student, tutor
+from tutelage.agents.claim_checker import claim_checker
+from tutelage.agents.leak_judge import leak_judge
 from tutelage.dialogue.brief import Misconception
 from tutelage.dialogue.cast import Limits
 from tutelage.dialogue.prompt import Prompt
 from tutelage.dialogue.stopping import completed, outcome_of
 from tutelage.dialogue.turn import Outcome
 from tutelage.errors import ExportError
+from tutelage.evidence.fact_checking import fact_check
 from tutelage.graphs.debate import debate
 from tutelage.graphs.lesson import lesson
 from tutelage.serving.weights import SMOLLM2
@@ -138,6 +143,25 @@ def numbered(text: str) -> Callable[[list[BaseMessage]], Said]:
     return say
 
 
+def judged_lesson() -> Any:
+    """A tutor's draft goes to a judge whose schema is not the plain verdict."""
+    return reviewed_lesson(leak_judge)
+
+
+def checked_lesson() -> Any:
+    """A tutor's claims are held against the brief's facts."""
+    return reviewed_lesson(fact_check(claim_checker))
+
+
+def reviewed_lesson(reviewer: Any) -> Any:
+    graph = StateGraph(Dialogue, context_schema=Cast)
+    add_critique_loop(graph, tutor, reviewers=[reviewer], then=stop_or("student", max_messages()))
+    graph.add_node("student", speak(student))
+    graph.add_edge(START, "tutor")
+    graph.add_conditional_edges("student", stop_or("tutor", max_messages()))
+    return graph
+
+
 SENT_BACK_ONCE = {"critic": [REVISE, ACCEPT]}
 """The first draft of the first turn is sent back."""
 
@@ -226,6 +250,52 @@ async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: 
     calls = [review.call for review in reviews if review.call]
     assert [row["prompt"] for row in rows] == [runs.sent[call.prompt_sha256] for call in calls]
     assert len({row["id"] for row in rows}) == len(rows)
+
+
+async def test_a_reviewer_with_a_schema_of_its_own_learns_what_it_replied(runs: Runs, tmp_path: Path) -> None:
+    reply = {"reveals": "part", **ACCEPT}
+    transcript = await runs.play(script(leak_judge=[reply]), graph=judged_lesson)
+    export(runs.path, format="sft", out=tmp_path / "out", role="leak_judge")
+    [review] = transcript.turns[0].attempts[0].reviews
+    assert review.scores == {"reveals": 0.5}
+    rows = rows_of(tmp_path / "out")
+    assert [row["completion"][0]["content"] for row in rows] == [review.reply] * len(rows) != []
+    assert orjson.loads(rows[0]["completion"][0]["content"]) == reply
+
+
+async def test_a_checker_of_claims_learns_what_it_found_and_not_the_review_made_of_it(
+    runs: Runs, tmp_path: Path
+) -> None:
+    fact, claim = "A hexagon has six sides.", "A hexagon has 6 sides."
+    found = {"findings": [{"claim": 1, "source": 1, "quote": fact, "verdict": "supported"}]}
+    brief = Brief(id="hexagon", topic="hexagons", facts=(fact,))
+    said = script(tutor=[claim], claim_checker=[found])
+    transcript = await runs.play(said, graph=checked_lesson, brief=brief)
+    review = transcript.turns[0].attempts[0].reviews[0]
+    assert review.claims and review.scores
+    export(runs.path, format="sft", out=tmp_path / "out", role="claim_checker")
+    assert orjson.loads(rows_of(tmp_path / "out")[0]["completion"][0]["content"]) == found
+
+
+@pytest.mark.parametrize(
+    "made", [{"scores": {"clarity": 0.5}}, {"claims": [Claim(text="x", span="x", verdict="supported")]}]
+)
+async def test_a_review_whose_reply_is_not_there_is_left_out_and_counted(
+    runs: Runs, tmp_path: Path, made: dict[str, Any]
+) -> None:
+    """As in runs made before replies were kept."""
+
+    def without_reply(turn: Turn) -> Turn:
+        if turn.index:
+            return turn
+        [attempt] = turn.attempts
+        reviews = [review.model_copy(update=made) for review in attempt.reviews]
+        return turn.model_copy(update={"attempts": [attempt.model_copy(update={"reviews": reviews})]})
+
+    await runs.play(script(), change=without_reply)
+    summary = export(runs.path, format="sft", out=tmp_path / "out", role="critic")
+    assert [row["turn"] for row in rows_of(tmp_path / "out")] == [2]
+    assert summary.left_out == {"reply lost": 1}
 
 
 async def test_a_role_that_assesses_learns_from_its_assessments(runs: Runs, tmp_path: Path) -> None:

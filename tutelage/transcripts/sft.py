@@ -51,14 +51,13 @@ class Reply:
 
 def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One row for each reply of the role, or one for the whole dialogue as the role saw it."""
-    replies = list(_replies(transcript, request.role))
     if request.whole_dialogue:
-        turns = [reply for reply in replies if reply.turn.role == request.role]
+        turns = [_turn(turn) for turn in transcript.turns if turn.role == request.role]
         if turns:
             yield _whole_dialogue(transcript, turns, prompts, request)
         return
-    for reply in replies:
-        yield _row(transcript, reply, prompts, request)
+    for reply in _replies(transcript, request.role):
+        yield reply if isinstance(reply, LeftOut) else _row(transcript, reply, prompts, request)
 
 
 def columns(request: Request) -> dict[str, Column]:
@@ -121,7 +120,7 @@ def _origin(reply: Reply) -> Row:
     return {"turn": reply.turn.index, "model": player(reply.given), "finish_reason": finish_reason}
 
 
-def _replies(transcript: Transcript, role: str) -> Iterator[Reply]:
+def _replies(transcript: Transcript, role: str) -> Iterator[Reply | LeftOut]:
     for turn in transcript.turns:
         if turn.role == role:
             yield _turn(turn)
@@ -141,12 +140,17 @@ def _turn(turn: Turn) -> Reply:
     )
 
 
-def _reviews(turn: Turn, role: str) -> Iterator[Reply]:
+def _reviews(turn: Turn, role: str) -> Iterator[Reply | LeftOut]:
     for number, attempt in enumerate(turn.attempts):
         for review in attempt.reviews:
-            if review.role == role and review.call:
-                place = (turn.index, number, role)
-                yield Reply(place=place, turn=turn, asked=review.call, given=review.call, text=_verdict(review))
+            if review.role != role or not review.call:
+                continue
+            place = (turn.index, number, role)
+            text = _review(review)
+            if text is None:
+                yield LeftOut.REPLY_LOST
+            else:
+                yield Reply(place=place, turn=turn, asked=review.call, given=review.call, text=text)
 
 
 def _assessments(turn: Turn, role: str) -> Iterator[Reply]:
@@ -156,7 +160,14 @@ def _assessments(turn: Turn, role: str) -> Iterator[Reply]:
             yield Reply(place=place, turn=turn, asked=step.call, given=step.call, text=step.text)
 
 
-def _verdict(review: Review) -> str:
-    """A reviewer's reply, spelled anew: of its JSON a transcript keeps what it says."""
+def _review(review: Review) -> str | None:
+    """A reviewer's reply: its own words where the transcript has them, and a plain verdict spelled anew.
+
+    Claims and scores are what code made of a reply with a schema of its own, so none can be spelled from them.
+    """
+    if review.reply is not None:
+        return review.reply
+    if review.claims or review.scores:
+        return None
     verdict = {"verdict": review.verdict, "issues": [issue.model_dump() for issue in review.issues]}
-    return orjson.dumps({**verdict, "scores": review.scores} if review.scores else verdict).decode()
+    return orjson.dumps(verdict).decode()

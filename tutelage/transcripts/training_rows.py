@@ -22,6 +22,7 @@ class LeftOut(StrEnum):
     REPEATED = "repeated"
     NOTHING_MENDED = "nothing mended"
     PROMPT_LOST = "prompt lost"
+    REPLY_LOST = "reply lost"
 
     @property
     def about(self) -> str:
@@ -36,6 +37,7 @@ _ABOUT = {
     LeftOut.REPEATED: "the same draft was sent back before in the same turn",
     LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
     LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
+    LeftOut.REPLY_LOST: "the transcript has what code made of the reply, but not the reply itself",
 }
 
 
