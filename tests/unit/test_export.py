@@ -15,7 +15,19 @@ import yaml
 from langchain_core.messages import BaseMessage
 from langgraph.graph import START, StateGraph
 
-from tutelage import Brief, Cast, Claim, Dialogue, Transcript, Turn, add_critique_loop, max_messages, speak, stop_or
+from tutelage import (
+    Agent,
+    Brief,
+    Cast,
+    Claim,
+    Dialogue,
+    Transcript,
+    Turn,
+    add_critique_loop,
+    max_messages,
+    speak,
+    stop_or,
+)
 from tutelage.agents import student, tutor
 from tutelage.agents.claim_checker import claim_checker
 from tutelage.agents.leak_judge import leak_judge
@@ -153,10 +165,10 @@ def checked_lesson() -> Any:
     return reviewed_lesson(fact_check(claim_checker))
 
 
-def reviewed_lesson(reviewer: Any) -> Any:
+def reviewed_lesson(reviewer: Any, learner: Agent = student) -> Any:
     graph = StateGraph(Dialogue, context_schema=Cast)
     add_critique_loop(graph, tutor, reviewers=[reviewer], then=stop_or("student", max_messages()))
-    graph.add_node("student", speak(student))
+    graph.add_node("student", speak(learner))
     graph.add_edge(START, "tutor")
     graph.add_conditional_edges("student", stop_or("tutor", max_messages()))
     return graph
@@ -238,6 +250,23 @@ async def test_a_whole_dialogue_is_one_row_as_the_role_saw_it(runs: Runs, tmp_pa
     assert [(each["role"], each["content"]) for each in messages] == [
         ("assistant" if turn.role == "student" else "user", turn.text) for turn in transcript.turns
     ]
+
+
+async def test_a_whole_dialogue_whose_earlier_turns_followed_notes_is_left_out(runs: Runs, tmp_path: Path) -> None:
+    """A later prompt has the answers and not the notes: such a row would teach answers without their cause."""
+
+    def noted() -> Any:
+        return reviewed_lesson(leak_judge, replace(student, note="leak_judge"))
+
+    said = script(leak_judge=[{"reveals": "nothing", **ACCEPT}])
+    transcript = await runs.play(said, graph=noted)
+    assert [turn.role for turn in transcript.turns].count("student") == 2
+    with pytest.raises(ExportError, match=r"left out: 1 notes lost .*export without `whole_dialogue`"):
+        export(runs.path, format="sft", out=tmp_path / "out", role="student", whole_dialogue=True)
+    assert export(runs.path, format="sft", out=tmp_path / "tutor", whole_dialogue=True).rows == 1
+    export(runs.path, format="sft", out=tmp_path / "turns", role="student")
+    for row, turn in zip(rows_of(tmp_path / "turns"), transcript.turns[1::2], strict=True):
+        assert row["prompt"] == runs.sent[turn.attempts[0].call.prompt_sha256]
 
 
 async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: Path) -> None:

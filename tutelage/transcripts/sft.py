@@ -6,6 +6,7 @@ with any chat template; with `messages` it needs `assistant_only_loss=True` for 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import orjson
 
@@ -16,6 +17,7 @@ from tutelage.transcripts.training_rows import (
     Column,
     Format,
     LeftOut,
+    Messages,
     Request,
     Row,
     accepted,
@@ -110,9 +112,27 @@ def _whole_dialogue(transcript: Transcript, turns: list[Reply], prompts: Prompts
     last = turns[-1]
     try:
         prompt = last.prompt(prompts)
+        notes_lost = _notes_lost(turns, prompt, prompts)
     except KeyError:
         return LeftOut.PROMPT_LOST
+    if notes_lost:
+        return LeftOut.NOTES_LOST
     return {"messages": prompt + said(last.text), **identity(transcript, request.role), **_origin(last)}
+
+
+def _notes_lost(turns: list[Reply], prompt: Messages, prompts: Prompts) -> bool:
+    """Whether an earlier turn that stands in the last one's prompt was spoken with a note that does not stand there.
+
+    Raises:
+        KeyError: The run has no such prompt.
+    """
+    heard = [message["content"] for message, answer in pairwise(prompt) if answer["role"] == "assistant"]
+    # From the end, for the oldest turns may no longer be shown.
+    for turn, without in zip(reversed(turns[:-1]), reversed(heard), strict=False):
+        then = turn.prompt(prompts)[-1]["content"]
+        if then != without and then.startswith(without):
+            return True
+    return False
 
 
 def _origin(reply: Reply) -> Row:

@@ -23,6 +23,7 @@ class LeftOut(StrEnum):
     NOTHING_MENDED = "nothing mended"
     PROMPT_LOST = "prompt lost"
     REPLY_LOST = "reply lost"
+    NOTES_LOST = "notes lost"
 
     @property
     def about(self) -> str:
@@ -38,6 +39,7 @@ _ABOUT = {
     LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
     LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
     LeftOut.REPLY_LOST: "the transcript has what code made of the reply, but not the reply itself",
+    LeftOut.NOTES_LOST: "an earlier turn followed a note that no later prompt holds: export without `whole_dialogue`",
 }
 
 
