@@ -292,6 +292,7 @@ def export(
     files: Literal["parquet", "jsonl"] = "parquet",
     whole_dialogue: bool = False,
     forced: bool = False,
+    with_private: bool = False,
     force: bool = False,
 ) -> int:
     """Makes training files of a run.
@@ -312,6 +313,8 @@ def export(
         For sft: one row of messages for each dialogue, not one row for each turn.
     forced
         Keep drafts that were said only because no revision was better.
+    with_private
+        For sft: learn a reply's private fields, too: all of it as JSON, what was said last.
     force
         Replace what is in the folder.
     """
@@ -327,6 +330,7 @@ def export(
             files=files,
             whole_dialogue=whole_dialogue,
             forced=forced,
+            with_private=with_private,
             force=force,
         )
     )

@@ -23,6 +23,7 @@ from tutelage import (
     Dialogue,
     Transcript,
     Turn,
+    Utterance,
     add_critique_loop,
     max_messages,
     speak,
@@ -267,6 +268,24 @@ async def test_a_whole_dialogue_whose_earlier_turns_followed_notes_is_left_out(r
     export(runs.path, format="sft", out=tmp_path / "turns", role="student")
     for row, turn in zip(rows_of(tmp_path / "turns"), transcript.turns[1::2], strict=True):
         assert row["prompt"] == runs.sent[turn.attempts[0].call.prompt_sha256]
+
+
+async def test_what_a_role_thought_before_it_spoke_is_learnt_only_where_asked_for(runs: Runs, tmp_path: Path) -> None:
+    class Planned(Utterance):
+        plan: str
+        doubts: list[str]
+
+    def planned() -> Any:
+        return reviewed_lesson(leak_judge, replace(student, reply=Planned))
+
+    reply = {"plan": "Ask back.", "doubts": ["sixths?"], "utterance": "Why sixths?"}
+    await runs.play(script(student=[reply], leak_judge=[{"reveals": "nothing", **ACCEPT}]), graph=planned)
+    export(runs.path, format="sft", out=tmp_path / "said", role="student")
+    assert {row["completion"][0]["content"] for row in rows_of(tmp_path / "said")} == {"Why sixths?"}
+    for role, completion in (("student", orjson.dumps(reply).decode()), ("tutor", None)):
+        export(runs.path, format="sft", out=tmp_path / role, role=role, with_private=True)
+        said = rows_of(tmp_path / role)[0]["completion"][0]["content"]
+        assert said == (completion or runs.transcripts[0].turns[0].text)
 
 
 async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: Path) -> None:
@@ -676,6 +695,8 @@ async def test_rows_that_are_all_left_out_are_an_error_that_says_why(runs: Runs,
     [
         ({"format": "kto"}, "no format 'kto': there is sft, dpo"),
         ({"format": "dpo", "forced": True}, "'dpo' has no option 'forced'"),
+        ({"format": "dpo", "with_private": True}, "'dpo' has no option 'with_private'"),
+        ({"format": "sft", "with_private": True, "whole_dialogue": True}, "nothing private"),
         ({"format": "dpo", "whole_dialogue": True}, "'dpo' has no option 'whole_dialogue'"),
     ],
 )

@@ -35,6 +35,7 @@ def export(
     files: FileKind = "parquet",
     whole_dialogue: bool = False,
     forced: bool = False,
+    with_private: bool = False,
     force: bool = False,
 ) -> ExportSummary:
     """Makes training files of a run's completed dialogues.
@@ -49,6 +50,8 @@ def export(
         files: Parquet (needs the extra `export`), or JSONL.
         whole_dialogue: For `sft`: one row of `messages` for each dialogue, as the role saw it.
         forced: For `sft`: keep turns that the reviewers still refused after the last revision.
+        with_private: For `sft`: of a reply with a schema, the completion is all of it as JSON, the utterance last; without
+            it, only the utterance. Not with `whole_dialogue`, whose prompt holds what was said.
         force: Replace an earlier export in `out`.
 
     Returns:
@@ -58,7 +61,7 @@ def export(
         ExportError: `out` is in the way, the format has no such option, there is no row to write, or the disk is full.
         RunFolderError: `run` is no run folder.
     """
-    request = Request(role=role, whole_dialogue=whole_dialogue, forced=forced)
+    request = Request(role=role, whole_dialogue=whole_dialogue, forced=forced, with_private=with_private)
     chosen = _format(format, request)
     run, out = Path(run), Path(out)
     _refuse_to_replace(out, force)
@@ -100,9 +103,11 @@ def _format(name: str, request: Request) -> Format:
     if name not in FORMATS:
         raise ExportError(f"there is no format {name!r}: there is {', '.join(FORMATS)}")
     chosen = FORMATS[name]
-    for option in ("whole_dialogue", "forced"):
+    for option in ("whole_dialogue", "forced", "with_private"):
         if getattr(request, option) and option not in chosen.options:
             raise ExportError(f"the format {name!r} has no option {option!r}: leave it out")
+    if request.with_private and request.whole_dialogue:
+        raise ExportError("a whole dialogue holds what was said, and nothing private: leave out one of the two options")
     return chosen
 
 

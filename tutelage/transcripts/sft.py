@@ -7,6 +7,7 @@ with any chat template; with `messages` it needs `assistant_only_loss=True` for 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import orjson
 
@@ -27,6 +28,11 @@ from tutelage.transcripts.training_rows import (
     said,
 )
 from tutelage.transcripts.transcript import Transcript
+
+_PUBLICLY: Final = (
+    "what it said, without what it thought before it in private fields, or the verdict that it gave, as JSON"
+)
+_PRIVATELY: Final = "what it replied, private fields and utterance as JSON where it has such fields, or its verdict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,7 @@ def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator
         if turns:
             yield _whole_dialogue(transcript, turns, prompts, request)
         return
-    for reply in _replies(transcript, request.role):
+    for reply in _replies(transcript, request):
         yield reply if isinstance(reply, LeftOut) else _row(transcript, reply, prompts, request)
 
 
@@ -70,7 +76,7 @@ def columns(request: Request) -> dict[str, Column]:
     else:
         learnt = {
             "prompt": Column("messages", "what the role was shown before its first draft"),
-            "completion": Column("messages", "what it said, or the verdict that it gave, as JSON"),
+            "completion": Column("messages", _PRIVATELY if request.with_private else _PUBLICLY),
         }
     return {
         **learnt,
@@ -85,7 +91,7 @@ SFT = Format(
     name="sft",
     rows=rows,
     columns=columns,
-    options=frozenset({"whole_dialogue", "forced"}),
+    options=frozenset({"whole_dialogue", "forced", "with_private"}),
     about="supervised fine-tuning: what one role was shown, and what it then said",
 )
 
@@ -140,22 +146,26 @@ def _origin(reply: Reply) -> Row:
     return {"turn": reply.turn.index, "model": player(reply.given), "finish_reason": finish_reason}
 
 
-def _replies(transcript: Transcript, role: str) -> Iterator[Reply | LeftOut]:
+def _replies(transcript: Transcript, request: Request) -> Iterator[Reply | LeftOut]:
     for turn in transcript.turns:
-        if turn.role == role:
-            yield _turn(turn)
-        yield from _reviews(turn, role)
-        yield from _assessments(turn, role)
+        if turn.role == request.role:
+            yield _turn(turn, with_private=request.with_private)
+        yield from _reviews(turn, request.role)
+        yield from _assessments(turn, request.role)
 
 
-def _turn(turn: Turn) -> Reply:
+def _turn(turn: Turn, *, with_private: bool = False) -> Reply:
     said_at_last = accepted(turn)
+    text = turn.text
+    if with_private and said_at_last.private and text.strip():
+        # As its schema has it: a model is asked for the utterance last.
+        text = orjson.dumps({**said_at_last.private, "utterance": text}).decode()
     return Reply(
         place=(turn.index,),
         turn=turn,
         asked=turn.attempts[0].call,
         given=said_at_last.call,
-        text=turn.text,
+        text=text,
         forced=said_at_last.forced,
     )
 

@@ -62,6 +62,8 @@ class Request:
     whole_dialogue: bool = False
     forced: bool = False
     """Keep turns that the reviewers still refused after the last revision."""
+    with_private: bool = False
+    """Of a reply with a schema, learn all of it, and not only what was said."""
     scored: bool = False
     """Whether reviewers gave scores in this run."""
 
@@ -76,7 +78,7 @@ class Format:
     columns: Callable[[Request], dict[str, Column]]
     """In the order in which they are written."""
     options: frozenset[str] = frozenset()
-    """Which of `whole_dialogue` and `forced` it has."""
+    """Which of `whole_dialogue`, `forced` and `with_private` it has."""
     scores: bool = False
     """Whether it has columns for the reviewers' scores, where there are any."""
     about: str
