@@ -6,7 +6,7 @@ claim checker; a judge says whether it hit the belief, and code decides whether 
 
 from langgraph.graph import END, START, StateGraph
 
-from tutelage import Cast, Dialogue, add_critique_loop, assess, needs, review, stop_or, unless_discarded
+from tutelage import Cast, Dialogue, Reason, add_critique_loop, assess, needs, review, stop_or, unless_discarded
 from tutelage.agents.arbiter import arbiter
 from tutelage.agents.claim_checker import claim_checker
 from tutelage.agents.critic import critic
@@ -45,7 +45,7 @@ def socratic() -> StateGraph[Dialogue, Cast]:
         graph,
         socratic_tutor,
         checks=[*plain_speech, keeps_the_answer, arithmetic],
-        reviewers=[critic, fact_check(claim_checker), review(leak_judge, when=answer_in_sight)],
+        reviewers=[critic, fact_check(claim_checker), review(leak_judge, when=answer_in_sight, discards=Reason.LEAK)],
         arbiter=arbiter,
         then=stop_or("feedback_judge", *usual_endings(), end="probe_after"),
     )

@@ -325,6 +325,42 @@ async def test_a_reviewer_is_asked_only_when_there_is_something_to_judge() -> No
     assert sorted(role for role, _, _ in model.calls) == ["critic", "critic", "fact_checker", "tutor", "tutor"]
 
 
+def refusing(**options: Any) -> StateGraph[Dialogue, Cast]:
+    return loop(reviewers=[review(fact_checker, discards="leak"), critic], **options)
+
+
+async def test_what_a_reviewer_refuses_for_good_is_never_said() -> None:
+    """Whatever else is wrong with the draft that it lets pass, and though its issue points at nothing."""
+    script = {"fact_checker": [says("block", evidence=""), ACCEPT], "critic": [ACCEPT, says("block", "block")]}
+    turn = await the_turn(script, refusing(), revisions=1)
+    assert statuses(turn.attempts) == ["rejected", "forced"]
+    turn = await the_turn({**script, "fact_checker": [ACCEPT, says("block")], "critic": [says("major")]}, refusing())
+    assert statuses(turn.attempts) == ["forced", "rejected"]
+
+
+async def test_a_dialogue_is_discarded_if_a_reviewer_refuses_each_draft() -> None:
+    graph = refusing(max_revisions=1)
+    dialogue, _ = await play({"fact_checker": [says("block")], "critic": [ACCEPT]}, graph)
+    assert dialogue.get("turns", []) == []
+    assert outcome_of(graph, dialogue, Limits()) == Outcome(
+        status="discarded", reason="leak", detail="none of 2 drafts passed the check 'fact_checker'"
+    )
+
+
+async def test_what_was_refused_is_not_said_because_it_is_said_again() -> None:
+    """Nobody reviews a draft that a check has vetoed, here for going in a circle."""
+    script = {"tutor": [DRAFTS[0]], "fact_checker": [says("block")], "critic": [ACCEPT]}
+    dialogue, model = await play(script, refusing())
+    assert len(model.prompts("fact_checker")) == 1
+    assert (dialogue.get("turns", []), dialogue["outcome"].reason) == ([], "leak")
+
+
+@pytest.mark.parametrize("verdict", [says("major"), {**says("block"), "verdict": "accept"}])
+async def test_less_than_a_block_refuses_nothing_for_good(verdict: dict[str, Any]) -> None:
+    turn = await the_turn({"fact_checker": [verdict], "critic": [ACCEPT]}, refusing(), revisions=0)
+    assert turn.text == DRAFTS[0]
+
+
 # --- the arbiter ---
 
 EQUAL = {"critic": [says("major")]}
@@ -386,6 +422,7 @@ async def test_the_arbiter_is_asked_only_where_the_issues_do_not_decide() -> Non
     assert await asked(says("block"), ACCEPT) == 0
     assert await asked(says("block"), says("major")) == 0
     assert await asked(says("major"), says("major"), checks=[forbids("another")]) == 0
+    assert await asked(says("major"), says("block"), reviewers=[review(critic, discards="leak")]) == 0
     assert await asked(says("major"), says("block")) == 2
 
 

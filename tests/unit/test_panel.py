@@ -10,7 +10,7 @@ from langchain_core.outputs import ChatResult
 from langgraph.graph import END, START, StateGraph
 from pydantic import PrivateAttr
 
-from tutelage import Brief, Cast, Dialogue, Limits, add_critique_loop
+from tutelage import Brief, Cast, Dialogue, Limits, add_critique_loop, review
 from tutelage.agents import critic, tutor
 from tutelage.dialogue.cast import Journal, NoJournal, Player
 from tutelage.dialogue.turn import Call, Turn
@@ -72,9 +72,9 @@ class Memory(NoJournal):
             self.two_kept.set()
 
 
-def loop() -> StateGraph[Dialogue, Cast]:
+def loop(discards: str | None = None) -> StateGraph[Dialogue, Cast]:
     graph = StateGraph(Dialogue, context_schema=Cast)
-    add_critique_loop(graph, tutor, reviewers=[critic], then=END)
+    add_critique_loop(graph, tutor, reviewers=[review(critic, discards=discards)], then=END)
     graph.add_edge(START, "tutor")
     return graph
 
@@ -114,6 +114,23 @@ async def test_what_most_members_say_counts_and_a_tie_sends_nothing_back(verdict
     turn = await the_turn(cast_of(*(Member(verdict, ACCEPT) for verdict in verdicts)))
     assert len(turn.attempts) == drafts
     assert [review.verdict for review in turn.attempts[0].reviews] == [verdict["verdict"] for verdict in verdicts]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "refused"),
+    [
+        ((finds("block"), finds("block"), ACCEPT), True),
+        ((finds("block"), ACCEPT, ACCEPT), False),
+        ((finds("block"), finds("major"), finds("major")), False),
+        ((finds("block"), ACCEPT), False),
+    ],
+)
+async def test_a_panel_refuses_a_draft_for_good_if_most_of_its_members_do(verdicts: Any, refused: bool) -> None:
+    cast = cast_of(*(Member(verdict) for verdict in verdicts), revisions=0)
+    state: Any = {"id": "d", "brief": Brief(id="b", topic="Adding two fractions")}
+    dialogue: Any = await loop(discards="leak").compile().ainvoke(state, context=cast)
+    assert bool(dialogue.get("outcome")) is refused
+    assert len(dialogue.get("turns", [])) == (not refused)
 
 
 async def test_each_member_s_review_is_kept_with_its_call() -> None:

@@ -4,8 +4,8 @@ It is asked twice, with each draft once in front, and prefers one only if it doe
 (Zheng et al. 2023, arXiv 2306.05685). What it says each time is kept as a step of the turn.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from langgraph.runtime import Runtime
@@ -19,7 +19,16 @@ from tutelage.dialogue.outgrown import Shown, ask_within_limit
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Step
 from tutelage.dialogue.view import choice_prompt
-from tutelage.dialogue.weighing import Sees, best_before, is_sound, weigh, with_reviews
+from tutelage.dialogue.weighing import (
+    Discards,
+    Refusals,
+    Sees,
+    best_before,
+    is_sound,
+    refusals_in,
+    weigh,
+    with_reviews,
+)
 from tutelage.errors import CallError, GraphError
 
 KIND = "comparison"
@@ -42,12 +51,14 @@ class Arbiter:
 
     agent: Agent
     sees: Sees
+    discards: Mapping[str, Discards] = field(default_factory=dict)
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks twice, or, where there is nothing to decide, not at all."""
         attempts = with_reviews(state, list(self.sees))
-        best = best_before(attempts)
-        if best is None or not self._is_open(state, attempts[best], attempts[-1]):
+        refusals = refusals_in(runtime.context, self.discards)
+        best = best_before(attempts, refusals)
+        if best is None or not self._is_open(state, attempts[best], attempts[-1], refusals):
             return {}
         shown, steps = Shown(state), list[Step]()
         for first, second in ((best, len(attempts) - 1), (len(attempts) - 1, best)):
@@ -64,11 +75,11 @@ class Arbiter:
             shown.shortenings += again.shortenings
         return {"steps": steps, **shown.update}
 
-    def _is_open(self, state: Dialogue, best: Attempt, last: Attempt) -> bool:
-        if not is_sound(last):
+    def _is_open(self, state: Dialogue, best: Attempt, last: Attempt, refusals: Refusals) -> bool:
+        if not is_sound(last, refusals):
             return False
-        weight = weigh(last, state, self.sees)
-        return weight.sends_back and not weight < weigh(best, state, self.sees)
+        weight = weigh(last, state, self.sees, refusals)
+        return weight.sends_back and not weight < weigh(best, state, self.sees, refusals)
 
     async def _asked(
         self, dialogue: Dialogue, attempts: Sequence[Attempt], order: tuple[int, int], cast: Cast
@@ -88,8 +99,13 @@ class Arbiter:
         return reply, shown
 
 
-def arbitrate(agent: Agent, sees: Sees) -> Arbiter:
+def arbitrate(agent: Agent, sees: Sees, discards: Mapping[str, Discards] | None = None) -> Arbiter:
     """A node in which `agent` compares two drafts. It needs a `task`; its `reply` is `Preference` or a subclass.
+
+    Args:
+        agent: Who compares.
+        sees: By the reviewers' roles, what they are shown.
+        discards: What the reviewers discard a dialogue for, as for the gate.
 
     Raises:
         GraphError: It is not so.
@@ -102,7 +118,7 @@ def arbitrate(agent: Agent, sees: Sees) -> Arbiter:
         raise GraphError(
             f"the agent {agent.role!r} compares drafts, so its `reply` must be Preference or a subclass of it"
         )
-    return Arbiter(agent, sees)
+    return Arbiter(agent, sees, discards or {})
 
 
 def prefers(steps: Sequence[Step], last: int, best: int) -> bool:

@@ -17,11 +17,15 @@ from tutelage.dialogue.gate import Gate
 from tutelage.dialogue.nodes import Update, draft, review
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Router, stop_or
+from tutelage.dialogue.weighing import Discards
 from tutelage.errors import GraphError
 
 
 class Reviewer(Protocol):
-    """A node of one's own that reviews a draft: it gives `{"reviews": [Review], "steps": […]}`."""
+    """A node of one's own that reviews a draft: it gives `{"reviews": [Review], "steps": […]}`.
+
+    If it has an attribute `discards` (`Discards`), a blocking issue of it forbids the draft for good.
+    """
 
     @property
     def agent(self) -> Agent:
@@ -49,7 +53,7 @@ def add_critique_loop(
     a reviewer has a blocking or major issue that points at something: its `span` stands in the draft, or its `evidence`
     in what the reviewer was shown. A revision takes a draft's place only if fewer of its issues are blocking, or as many
     and fewer of them major, or if the arbiter prefers it in both orders. One that is no better ends the loop. What is
-    said although it was sent back is marked `forced`.
+    said although it was sent back is marked `forced`. A draft that a reviewer with `discards` has blocked is never said.
 
     Args:
         graph: The graph to add to.
@@ -73,6 +77,7 @@ def add_critique_loop(
     looking = (*checks, CYCLE)
     nodes = [review(each) if isinstance(each, Agent) else each for each in reviewers]
     sees = {node.agent.role: node.agent.sees for node in nodes}
+    refusing: dict[str, Discards] = {node.agent.role: getattr(node, "discards", None) for node in nodes}
     gate = f"{speaker.role}_gate"
     drafting = draft(speaker, candidates=candidates, choose=choose, checks=looking)
     # What a graph's own state carries beyond a Dialogue may be in the speaker's mind.
@@ -82,11 +87,11 @@ def add_critique_loop(
         graph.add_edge(speaker.role, node.agent.role)
     last = [*sees] or [speaker.role]
     if arbiter is not None:
-        graph.add_node(arbiter.role, arbitrate(arbiter, sees))
+        graph.add_node(arbiter.role, arbitrate(arbiter, sees, refusing))
         graph.add_edge(last, arbiter.role)
         last = [arbiter.role]
-    graph.add_node(gate, Gate(sees, looking, max_revisions))
+    graph.add_node(gate, Gate(sees, looking, max_revisions, refusing))
     graph.add_edge(last, gate)
     onward = stop_or(then) if isinstance(then, str) else then
-    discards = any(check.discards for check in checks)
+    discards = any(check.discards for check in checks) or any(refusing.values())
     graph.add_conditional_edges(gate, replace(onward, speaker=speaker.role, discards=discards))

@@ -4,14 +4,14 @@ A revision replaces the draft before it only if less is wrong with it, or if an 
 reason makes good answers worse (Huang et al. 2024, arXiv 2310.01798). One that is no better ends the loop.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from tutelage.dialogue.arbiter import prefers
+from tutelage.dialogue.arbiter import KIND, prefers
 from tutelage.dialogue.cast import Cast, Limits
 from tutelage.dialogue.checking import Check, vetoes
 from tutelage.dialogue.nodes import Update, accept
@@ -19,10 +19,22 @@ from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import discarded
 from tutelage.dialogue.turn import Attempt, Call, Step
 from tutelage.dialogue.view import drafts
-from tutelage.dialogue.weighing import Sees, best_before, is_sound, weigh, with_reviews
+from tutelage.dialogue.weighing import (
+    Discards,
+    Refusals,
+    Sees,
+    best_before,
+    is_sound,
+    refusals_in,
+    refused_by,
+    weigh,
+    with_reviews,
+)
 
 LONG_CALLS: Final = 8
 """Where `limits.turn_tokens` does not say what a turn may take, it is as much as so many of the longest calls."""
+OF_A_TURN: Final = frozenset({"misfit", "choice", "summary", KIND})
+"""The kinds of steps that a turn under way takes. Others, as probes and solutions, stand before the first turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +45,29 @@ class Gate:
     """The reviewers by their roles, in their order, and what each is shown."""
     checks: tuple[Check, ...] = ()
     max_revisions: int | None = None
+    discards: Mapping[str, Discards] = field(default_factory=dict)
+    """By the reviewer's role, what a dialogue is discarded for if it refuses each draft."""
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Says the draft or a better one before it, or sends it back; discards the dialogue if none may be said."""
         attempts = with_reviews(state, [*(check.name for check in self.checks), *self.sees])
-        last, best = len(attempts) - 1, best_before(attempts)
-        if is_sound(attempts[last]) and not weigh(attempts[last], state, self.sees).sends_back:
+        refusals = refusals_in(runtime.context, self.discards)
+        last, best = len(attempts) - 1, best_before(attempts, refusals)
+        sound = is_sound(attempts[last], refusals)
+        if sound and not weigh(attempts[last], state, self.sees, refusals).sends_back:
             return _said(state, attempts, last)
-        if best is not None and not self._replaces(state, attempts, best):
+        if best is not None and not (sound and self._is_better(state, attempts, best, refusals)):
             return _said(state, attempts, best, forced=True)
         if self._may_go_back(attempts, state.get("steps", ()), runtime.context.limits):
             return {"attempts": Overwrite(attempts), "reviews": Overwrite([])}
-        if is_sound(attempts[last]):
+        if sound:
             return _said(state, attempts, last, forced=True)
-        return self._none_passed(state, attempts)
+        return self._none_passed(state, attempts, refusals)
 
-    def _replaces(self, state: Dialogue, attempts: Sequence[Attempt], best: int) -> bool:
+    def _is_better(self, state: Dialogue, attempts: Sequence[Attempt], best: int, refusals: Refusals) -> bool:
         """Whether the last draft is better than the best one before it."""
-        *_, last = attempts
-        if not is_sound(last):
-            return False
-        lighter = weigh(last, state, self.sees) < weigh(attempts[best], state, self.sees)
+        last, before = (weigh(attempts[each], state, self.sees, refusals) for each in (-1, best))
+        lighter = last < before
         return lighter or prefers(state.get("steps", ()), len(attempts) - 1, best)
 
     def _may_go_back(self, attempts: Sequence[Attempt], steps: Sequence[Step], limits: Limits) -> bool:
@@ -61,26 +75,36 @@ class Gate:
         revisions = limits.revisions if self.max_revisions is None else self.max_revisions
         budget = LONG_CALLS * limits.tokens if limits.turn_tokens is None else limits.turn_tokens
         spent = sum(_tokens(call) for attempt in attempts for call in _calls(attempt))
-        spent += sum(_tokens(step.call) for step in steps)
+        spent += sum(_tokens(step.call) for step in _of_this_turn(steps))
         ahead = sum(map(_tokens, _calls(attempts[-1])))
         return len(drafts(attempts)) <= revisions and spent + ahead <= budget
 
-    def _none_passed(self, state: Dialogue, attempts: list[Attempt]) -> Update:
-        """Of drafts that are all vetoed, the best is said that no check discards; if there is none, the dialogue is lost."""
+    def _none_passed(self, state: Dialogue, attempts: list[Attempt], refusals: Refusals) -> Update:
+        """Of drafts that are all vetoed, the best is said that may be; if there is none, the dialogue is lost."""
         against = {
-            index: self._that_discards(each) for index, each in enumerate(attempts) if each.status != "superseded"
+            index: self._that_discards(each, refusals)
+            for index, each in enumerate(attempts)
+            if each.status != "superseded"
         }
-        if harmless := [index for index, check in against.items() if check is None]:
-            best = min(harmless, key=lambda index: (weigh(attempts[index], state, self.sees), -index))
+        harmless = [index for index, found in against.items() if found is None]
+        # Nobody has reviewed what a check has vetoed: it may be what a reviewer refused, said again.
+        refused = any(refused_by(attempts[index], refusals) for index in against)
+        if harmless and not refused:
+            best = min(harmless, key=lambda index: (weigh(attempts[index], state, self.sees, refusals), -index))
             return _said(state, attempts, best, forced=True)
-        name, reason = next((check.name, check.discards or "") for check in reversed(against.values()) if check)
+        name, reason = next(found for found in reversed(against.values()) if found)
         outcome = discarded(reason, f"none of {len(against)} drafts passed the check {name!r}")
         return {"attempts": Overwrite(attempts), "reviews": Overwrite([]), "outcome": outcome}
 
-    def _that_discards(self, attempt: Attempt) -> Check | None:
-        """The check that forbids a draft for good, rather than only while there may be a better one."""
+    def _that_discards(self, attempt: Attempt, refusals: Refusals) -> tuple[str, str] | None:
+        """What forbids a draft for good, rather than only while there may be a better one, and for which reason."""
         forbidding = {review.role for review in attempt.reviews if vetoes(review)}
-        return next((check for check in self.checks if check.discards and check.name in forbidding), None)
+        found = next(
+            ((each.name, each.discards) for each in self.checks if each.name in forbidding and each.discards), None
+        )
+        if found is None and (role := refused_by(attempt, refusals)):
+            return role, refusals[role]
+        return found
 
 
 def _said(state: Dialogue, attempts: list[Attempt], which: int, *, forced: bool = False) -> Update:
@@ -91,6 +115,12 @@ def _said(state: Dialogue, attempts: list[Attempt], which: int, *, forced: bool 
 def _calls(attempt: Attempt) -> Iterator[Call]:
     yield attempt.call
     yield from (review.call for review in attempt.reviews if review.call)
+
+
+def _of_this_turn(steps: Sequence[Step]) -> Sequence[Step]:
+    """The steps behind the last one that is none of a turn's own."""
+    others = [place for place, step in enumerate(steps, start=1) if step.kind not in OF_A_TURN]
+    return steps[others[-1] :] if others else steps
 
 
 def _tokens(call: Call) -> int:

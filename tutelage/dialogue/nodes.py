@@ -91,6 +91,7 @@ class ReviewDraft:
 
     agent: Agent
     when: Callable[[Dialogue], bool] | None = None
+    discards: str | None = None
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for a verdict on the last draft, each member of a panel for its own.
@@ -152,18 +153,20 @@ def draft(agent: Agent, *, candidates: int = 1, choose: Choose | None = None, ch
     return Draft(agent, candidates, choose, tuple(checks))
 
 
-def review(agent: Agent, *, when: Callable[[Dialogue], bool] | None = None) -> ReviewDraft:
+def review(agent: Agent, *, when: Callable[[Dialogue], bool] | None = None, discards: str | None = None) -> ReviewDraft:
     """A node in which `agent` reviews the draft under way. It needs a `task`; its `reply` is `Verdict` or a subclass.
 
     Args:
         agent: Who reviews.
         when: Whether it is asked about this draft; always, if not given.
+        discards: If given, a draft with a blocking issue of this reviewer is never said, and this is what the dialogue is
+            discarded for if no draft passes. By a panel, most of its members must have one.
     """
     if agent.task is None:
         raise GraphError(f"the agent {agent.role!r} reviews, so it needs a `task`: the prompt of its last message")
     if agent.reply is not None and not _is_subclass(agent.reply, Verdict):
         raise GraphError(f"the agent {agent.role!r} reviews, so its `reply` must be Verdict or a subclass of it")
-    return ReviewDraft(agent, when)
+    return ReviewDraft(agent, when, discards)
 
 
 def assess(agent: Agent) -> Assess:

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     """A speaker spoke as another one."""
     LEAK = "leak"
     """No draft of the tutor kept the answer to itself."""
+    UNSUPPORTED = "unsupported"
+    """Each draft claimed something that no source upholds, and the run's evidence policy is strict."""
     TRUNCATED = "truncated"
     """No draft came to its end within `max_tokens`."""
     ARTEFACT = "artefact"

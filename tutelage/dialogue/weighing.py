@@ -1,8 +1,11 @@
 """What is wrong with a draft, as far as it counts: which of its issues send it back, and which of two drafts is better."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
+from typing import Final, TypeAlias
 
+from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.checking import vetoes
 from tutelage.dialogue.pointing import points, seen_by
 from tutelage.dialogue.state import Dialogue
@@ -10,6 +13,11 @@ from tutelage.dialogue.turn import Attempt, Issue, Review
 
 Sees = Mapping[str, frozenset[str]]
 """By the reviewer's role, the private fields of the brief that it is shown."""
+Discards: TypeAlias = str | Callable[[Cast], str | None] | None
+"""What a dialogue is discarded for if a reviewer refuses each draft; it may depend on the run. None: it refuses none."""
+Refusals: TypeAlias = Mapping[str, str]
+"""By the role of a reviewer whose blocking issues forbid a draft, what the dialogue is discarded for if none passes."""
+NO_REFUSALS: Final[Refusals] = {}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,7 +37,13 @@ class Weight:
         return self.serious > 0
 
 
-def weigh(draft: Attempt, dialogue: Dialogue, sees: Sees) -> Weight:
+def refusals_in(cast: Cast, discards: Mapping[str, Discards]) -> Refusals:
+    """The reviewers that may refuse a draft for good in this run."""
+    found = {role: reason(cast) if callable(reason) else reason for role, reason in discards.items()}
+    return {role: reason for role, reason in found.items() if reason is not None}
+
+
+def weigh(draft: Attempt, dialogue: Dialogue, sees: Sees, refusals: Refusals = NO_REFUSALS) -> Weight:
     """The weight of a draft by its reviews: the sum over the roles, and for a panel its median.
 
     So a panel sends back what most of its members do, and a tie sends nothing back.
@@ -38,17 +52,27 @@ def weigh(draft: Attempt, dialogue: Dialogue, sees: Sees) -> Weight:
         draft: With its reviews.
         dialogue: In which it is a draft of the next turn.
         sees: What the reviewers are shown.
+        refusals: The reviewers that may refuse it for good.
     """
     by_role: dict[str, list[Weight]] = {}
     for review in draft.reviews:
-        counted = _that_count(review, draft, dialogue, sees.get(review.role, frozenset()))
+        counted = _that_count(review, draft, dialogue, sees.get(review.role, frozenset()), review.role in refusals)
         by_role.setdefault(review.role, []).append(_weight(counted))
     return sum(map(_median, by_role.values()), Weight())
 
 
-def is_sound(draft: Attempt) -> bool:
-    """Whether no check has forbidden to say it."""
-    return not any(vetoes(review) for review in draft.reviews)
+def is_sound(draft: Attempt, refusals: Refusals = NO_REFUSALS) -> bool:
+    """Whether no check has forbidden to say it, and no reviewer refused it for good."""
+    return not any(vetoes(review) for review in draft.reviews) and refused_by(draft, refusals) is None
+
+
+def refused_by(draft: Attempt, refusals: Refusals) -> str | None:
+    """The role that refused a draft for good: a blocking issue says so, in a panel those of most of its members."""
+    for role in refusals:
+        blocks = [_weight(_raised(review)).block for review in draft.reviews if review.role == role]
+        if blocks and median_low(blocks) > 0:
+            return role
+    return None
 
 
 def with_reviews(dialogue: Dialogue, order: Sequence[str]) -> list[Attempt]:
@@ -59,22 +83,28 @@ def with_reviews(dialogue: Dialogue, order: Sequence[str]) -> list[Attempt]:
     return [*before, last.model_copy(update={"reviews": reviews, "status": "rejected"})]
 
 
-def best_before(attempts: Sequence[Attempt]) -> int | None:
-    """The index of the best draft before the last one, if there is one that no check has forbidden.
+def best_before(attempts: Sequence[Attempt], refusals: Refusals = NO_REFUSALS) -> int | None:
+    """The index of the best draft before the last one, if there is one that nothing has forbidden.
 
     A revision that is no better ends its loop, so the best is always the latest.
     """
     tried = range(len(attempts) - 2, -1, -1)
-    return next((n for n in tried if attempts[n].status != "superseded" and is_sound(attempts[n])), None)
+    return next((n for n in tried if attempts[n].status != "superseded" and is_sound(attempts[n], refusals)), None)
 
 
-def _that_count(review: Review, draft: Attempt, dialogue: Dialogue, sees: frozenset[str]) -> list[Issue]:
-    if review.verdict == "accept" or not review.issues:
-        return []
-    if review.call is None:  # code has found it
-        return list(review.issues)
+def _raised(review: Review) -> list[Issue]:
+    return [] if review.verdict == "accept" else list(review.issues)
+
+
+def _that_count(
+    review: Review, draft: Attempt, dialogue: Dialogue, sees: frozenset[str], may_refuse: bool
+) -> list[Issue]:
+    issues = _raised(review)
+    if not issues or review.call is None:  # without a call, code has found them
+        return issues
     seen = seen_by(sees, dialogue)
-    return [issue for issue in review.issues if points(issue, draft.text, seen)]
+    # What a reviewer refuses for good is its judgement of the whole draft: it need not point at words.
+    return [issue for issue in issues if (may_refuse and issue.severity == "block") or points(issue, draft.text, seen)]
 
 
 def _weight(issues: Iterable[Issue]) -> Weight:

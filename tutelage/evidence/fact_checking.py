@@ -6,7 +6,8 @@ The claims are the draft's own sentences (`claims`). Evidence is what the brief 
 model is asked once: for each claim the source that speaks of it, a quote, and one of supported, contradicted, not found. No
 verdict counts without a quote that stands in its source word for word (`quotes`): otherwise the claim is not found. What is
 sent back to the speaker are the claims that failed, each with its words, the evidence and what to do, so that the rest of
-the draft stays. Which ones fail, `evidence.policy` says.
+the draft stays. Which ones fail, `evidence.policy` says. Where it is
+strict, a draft with a claim that failed is never said: if no draft passes, the dialogue is discarded as `unsupported`.
 
     add_critique_loop(graph, tutor, reviewers=[critic, fact_check(claim_checker)], then="student")
 
@@ -35,7 +36,7 @@ from tutelage.dialogue.nodes import Update, occasion_of
 from tutelage.dialogue.outgrown import Shown, ask_within_limit
 from tutelage.dialogue.prompt import Message, Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.stopping import CHARACTERS_PER_TOKEN
+from tutelage.dialogue.stopping import CHARACTERS_PER_TOKEN, Reason
 from tutelage.dialogue.turn import Claim, Issue, Review
 from tutelage.dialogue.view import brief_of, judge_prompt
 from tutelage.errors import GraphError
@@ -90,6 +91,11 @@ class FactCheck:
     """A node in which a role checks the claims of the draft under way."""
 
     agent: Agent
+
+    @staticmethod
+    def discards(cast: Cast) -> str | None:
+        """What the dialogue is discarded for if a claim fails in each draft: only where strict."""
+        return Reason.UNSUPPORTED if cast.evidence.policy == "strict" else None
 
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Looks for evidence, asks for a finding on each claim, and verifies the quotes."""
@@ -239,9 +245,7 @@ def _in_order(claims: Sequence[DraftClaim], upheld: Mapping[str, Claim], judged:
 
 def _review(role: str, claims: list[Claim], policy: Policy, *, unverified: int | None = None) -> Review:
     """The review of a draft; without a call unless `unverified` is given."""
-    # A block that no model was asked for is a check's veto, and the draft would never be said.
-    severity: Literal["block", "major"] = "major" if unverified is None else "block"
-    issues = [_issue(claim, severity) for claim in claims if claim.verdict in _FAILS[policy]]
+    issues = [_issue(claim) for claim in claims if claim.verdict in _FAILS[policy]]
     statuses = [claim.verdict for claim in claims]
     counts = {status: statuses.count(status) for status in ("supported", "contradicted", "not_found")}
     return Review(
@@ -253,10 +257,10 @@ def _review(role: str, claims: list[Claim], policy: Policy, *, unverified: int |
     )
 
 
-def _issue(claim: Claim, severity: Literal["block", "major"]) -> Issue:
+def _issue(claim: Claim) -> Issue:
     return Issue(
         dimension="correctness",
-        severity=severity,
+        severity="block",
         span=claim.span,
         evidence=f'{claim.source}: "{claim.quote}"' if claim.quote else "",
         instruction=_INSTRUCTIONS[claim.verdict],

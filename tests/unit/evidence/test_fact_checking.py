@@ -169,7 +169,25 @@ async def test_strict_sends_back_what_nothing_was_found_for() -> None:
     assert [each.status for each in attempts(dialogue)] == ["rejected", "accepted"]
     (issue,) = checks(dialogue)[0].issues
     assert issue.span == "Water boils at 90 °C."
-    assert issue.severity == "major", "a block without a call is a check's veto"
+    assert issue.severity == "block"
+
+
+@pytest.mark.parametrize("sources", [FACTS, ()])
+async def test_strict_never_says_what_no_source_upholds(sources: tuple[str, ...]) -> None:
+    """With a call that contradicts each draft, and without one where there is nothing to hold it against."""
+    drafts = ["Water boils at 90 °C.", "In a pot, water will boil at 80 °C.", "It boils at 70 °C, as we all know."]
+    reply = findings(finding(1, "contradicted", 1, "water boils at 100 °C"))
+    brief = BRIEF.model_copy(update={"facts": sources, "answer": ()})
+    dialogue, _ = await play(drafts, [reply], brief, policy="strict")
+    assert dialogue.get("turns", []) == []
+    assert (dialogue["outcome"].status, dialogue["outcome"].reason) == ("discarded", "unsupported")
+    assert dialogue["outcome"].detail == "none of 3 drafts passed the check 'claim_checker'"
+
+
+async def test_where_a_contradicted_claim_is_only_marked_it_is_said_if_no_draft_is_better() -> None:
+    reply = findings(finding(1, "contradicted", 1, "water boils at 100 °C"))
+    dialogue, _ = await play(["Water boils at 90 °C."], [reply], policy="mark")
+    assert attempts(dialogue)[0].forced
 
 
 @pytest.mark.parametrize(
