@@ -19,7 +19,7 @@ from tutelage.learners.knowledge import STUDENT, knowledge_of
 from tutelage.quality.intervals import AnyMean, AnyRate, mean, rate
 from tutelage.transcripts.transcript import Transcript
 
-NOT_JUDGED: Final = "no turn was judged: the graph has no feedback judge"
+NOT_JUDGED: Final = "no turn was judged"
 NOT_CHECKED: Final = "no student with a state of knowledge"
 
 
