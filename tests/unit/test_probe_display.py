@@ -58,6 +58,16 @@ def test_a_probe_is_shown_once_with_how_often_each_choice_was_taken(tmp_path: Pa
     assert "✓ 7/12: 1 of 1" in after
 
 
+def test_what_was_asked_before_the_lesson_stands_before_its_first_words(tmp_path: Path) -> None:
+    solution = Step(kind="solution", role="solver", text="print(7 / 12)", call=CALL)
+    judgement = Step(kind="assessment", role="judge", text="{}", call=CALL)
+    page = shown(tmp_path, [solution, reply("2/7"), judgement, reply("7/12", "after")])
+    before, after = page.split("Is it 2/5?")
+    assert before.index("print(7 / 12)") < before.index("asked before the lesson")
+    assert "Judge, assessment" in after and "asked after the lesson" in after
+    assert "print(7 / 12)" not in after and "asked before" not in after
+
+
 def test_a_probe_that_the_brief_has_not_is_shown_by_its_number(tmp_path: Path) -> None:
     assert "probe 7" in shown(tmp_path, [reply("2/7", probe=7)])
 

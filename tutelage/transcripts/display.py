@@ -21,7 +21,7 @@ from tutelage.dialogue.turn import Attempt, Call, Outcome, Review, Step, Turn
 from tutelage.errors import RunFolderError
 from tutelage.transcripts.calls import UNFINISHED
 from tutelage.transcripts.messages import Prompts
-from tutelage.transcripts.probe_display import WHEN, probe_lines, together
+from tutelage.transcripts.probe_display import OPENING, WHEN, probe_lines, together
 from tutelage.transcripts.statistics import CallCount, count_calls
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import (
@@ -235,6 +235,8 @@ def _dialogue(transcript: Transcript, shown: _Shown | None) -> Iterator[Renderab
     yield from _opening(transcript)
     roles = list(dict.fromkeys(turn.role for turn in transcript.turns))
     colours = {role: _COLOURS[number % len(_COLOURS)] for number, role in enumerate(roles)}
+    if opening := [step for turn in transcript.turns[:1] for step in turn.steps if step.kind in OPENING]:
+        yield from _steps(opening, transcript.brief, shown)
     for turn in transcript.turns:
         yield Text()
         yield from _turn(turn, transcript.brief, colours[turn.role], shown)
@@ -289,7 +291,7 @@ def _turn(turn: Turn, brief: Brief, colour: str, shown: _Shown | None) -> Iterat
     if said is not None and (remarks := [review for review in turn.attempts[said].reviews if review.issues]):
         yield Text()
         yield _barred(plain("with these remarks", "italic"), *_reviews(remarks))
-    yield from _steps(turn.steps, brief, shown)
+    yield from _steps([step for step in turn.steps if turn.index or step.kind not in OPENING], brief, shown)
     judged = {step.role for step in turn.steps}
     if thoughts := {key: value for key, value in turn.private.items() if key not in judged}:
         yield Text()

@@ -14,6 +14,9 @@ from tutelage.transcripts.terminal import Aside, one_line, plain
 WHEN: Final = {"probe_before": "before the lesson", "probe_after": "after the lesson"}
 """The kinds of steps that are replies to probes, and when they were asked."""
 
+OPENING: Final = frozenset({"probe_before", "solution"})
+"""The kinds of steps that come before the first words of a dialogue, though they are kept with its first turn."""
+
 
 def together(steps: Sequence[Step]) -> Iterator[list[Step]]:
     """Steps one by one, but the replies to one probe together."""
