@@ -178,7 +178,7 @@ def hostile() -> Transcript:
         topic=HOSTILE,
         question="q" + HOSTILE,
         answer=(HOSTILE,),
-        misconception=Misconception(belief=HOSTILE, predicts=HOSTILE),
+        misconception=Misconception(belief=HOSTILE, predicts="p" + HOSTILE),
         facts=(HOSTILE,),
         level=HOSTILE,
     )
