@@ -36,7 +36,7 @@ from tutelage.dialogue.brief import Misconception
 from tutelage.dialogue.cast import Limits
 from tutelage.dialogue.prompt import Prompt
 from tutelage.dialogue.stopping import completed, outcome_of
-from tutelage.dialogue.turn import Outcome
+from tutelage.dialogue.turn import Outcome, Step
 from tutelage.errors import ExportError
 from tutelage.evidence.fact_checking import fact_check
 from tutelage.graphs.debate import debate
@@ -48,7 +48,7 @@ from tutelage.transcripts.dataset_card import TRIAL_MODELS
 from tutelage.transcripts.export import export
 from tutelage.transcripts.messages import MessageLog
 from tutelage.transcripts.store import TranscriptStore
-from tutelage.transcripts.transcript import GraphIdentity, Usage, calls_of
+from tutelage.transcripts.transcript import GraphIdentity, Unfinished, Usage, calls_of
 
 CANARY = "CANARY-OF-THE-CRITIC"
 ACCEPT: dict[str, Any] = {"verdict": "accept", "issues": []}
@@ -96,6 +96,7 @@ class Runs:
         brief: Brief = BRIEF,
         outcome: Outcome | None = None,
         change: Callable[[Turn], Turn] = lambda turn: turn,
+        alter: Callable[[Transcript], Transcript] = lambda transcript: transcript,
     ) -> Transcript:
         """Plays one dialogue and puts it into the run."""
         cast = replace(Cast.of(ScriptedModel(script)), on_prompt=self._keep, limits=Limits(messages=MESSAGES))
@@ -113,6 +114,7 @@ class Runs:
             started=datetime(2026, 1, 1, tzinfo=UTC),
             finished=datetime(2026, 1, 2, tzinfo=UTC),
         )
+        transcript = alter(transcript)
         self._store.append([transcript.model_dump_json(by_alias=True).encode() + b"\n"])
         with (self.path / "messages.jsonl").open("ab") as file:
             file.write(self._log.take())
@@ -662,9 +664,42 @@ async def test_an_earlier_export_comes_back_when_the_new_one_cannot_take_its_pla
 
 async def test_an_unknown_role_is_answered_with_the_roles_there_are(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script())
-    with pytest.raises(ExportError, match=r"'tutr' never speaks.*tutor, critic, fact_checker, student"):
+    with pytest.raises(ExportError, match=r"'tutr' never speaks.*rows of tutor, critic, fact_checker, student$"):
         export(runs.path, format="sft", out=tmp_path / "out", role="tutr")
     assert not (tmp_path / "out").exists()
+
+
+async def test_only_roles_that_have_rows_are_offered(runs: Runs, tmp_path: Path) -> None:
+    """A solver is called, and neither speaks nor judges; without a draft sent back there is no pair of anybody."""
+
+    def solved(turn: Turn) -> Turn:
+        return turn.model_copy(
+            update={"steps": [Step(kind="solution", role="solver", text="5/6", call=turn.attempts[0].call)]}
+        )
+
+    await runs.play(script(), change=solved)
+    for role in ("tutr", "solver"):
+        with pytest.raises(ExportError, match=r"there are rows of tutor, critic, fact_checker, student$"):
+            export(runs.path, format="sft", out=tmp_path / "out", role=role)
+    with pytest.raises(ExportError, match=r"there are rows of none$"):
+        export(runs.path, format="dpo", out=tmp_path / "out", role="tutr")
+
+
+async def test_a_role_whose_drafts_were_all_sent_back_is_said_to_be_one(runs: Runs, tmp_path: Path) -> None:
+    def refused(transcript: Transcript) -> Transcript:
+        tutor, student = transcript.turns[:2]
+        drafts = [attempt.model_copy(update={"status": "rejected"}) for attempt in tutor.attempts]
+        return transcript.model_copy(
+            update={
+                "turns": [student],
+                "unfinished": Unfinished(role="tutor", attempts=drafts),
+                "outcome": Outcome(status="discarded", reason="vetoed"),
+            }
+        )
+
+    await runs.play(script(**SENT_BACK_ONCE), alter=refused)
+    with pytest.raises(ExportError, match=r"'tutor' never speaks .* all 2 drafts of it were sent back. .*1 discarded"):
+        export(runs.path, format="sft", out=tmp_path / "out")
 
 
 async def test_no_rows_are_an_error_that_says_why(runs: Runs, tmp_path: Path) -> None:

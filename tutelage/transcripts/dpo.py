@@ -37,6 +37,12 @@ def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator
                 seen.add(_words(draft.text))
 
 
+def roles(transcript: Transcript) -> Iterator[str]:
+    """Whose drafts were sent back."""
+    for turn in transcript.turns:
+        yield from (turn.role for attempt in turn.attempts if attempt.status == "rejected")
+
+
 def columns(request: Request) -> dict[str, Column]:
     """The columns of the rows. Those of scores are there only if reviewers gave any."""
     scores = {
@@ -62,6 +68,7 @@ def columns(request: Request) -> dict[str, Column]:
 DPO = Format(
     name="dpo",
     rows=rows,
+    roles=roles,
     columns=columns,
     scores=True,
     about="preference training: a draft that reviewers sent back, and the revision that they accepted",

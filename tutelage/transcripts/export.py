@@ -143,14 +143,17 @@ def _moved_when_whole(out: Path) -> Iterator[Path]:
 
 
 def _why_empty(run: Path, summary: ExportSummary) -> str:
-    role, roles = summary.request.role, summary.roles
+    role, there = summary.request.role, ", ".join(summary.learnable) or "none"
     outcomes = ", ".join(f"{count} {status} ({reason})" for (status, reason), count in summary.outcomes.most_common())
     if not summary.outcomes:
         return f"{str(run)!r} has no finished dialogue yet: nothing to export"
-    if role not in roles:
-        return f"the role {role!r} never speaks in {str(run)!r}: the roles there are {', '.join(roles) or 'none'}"
+    if sent_back := summary.never_said[role] if role not in summary.roles else 0:
+        drafts = "its one draft was" if sent_back == 1 else f"all {sent_back:,} drafts of it were"
+        return f"the role {role!r} never speaks in {str(run)!r}, for {drafts} sent back. Dialogues: {outcomes}"
     if not summary.completed:
         return f"no dialogue of {str(run)!r} was completed, so there is nothing to export: {outcomes}"
+    if role not in summary.roles:
+        return f"the role {role!r} never speaks in {str(run)!r}: there are rows of {there}"
     if summary.left_out:
         reasons = "; ".join(f"{count} {reason} ({reason.about})" for reason, count in summary.left_out.most_common())
         would_help = LeftOut.FORCED in summary.left_out and "forced" in summary.format.options
@@ -160,4 +163,4 @@ def _why_empty(run: Path, summary: ExportSummary) -> str:
         return f"the role {role!r} takes no turns, so it has no whole dialogues: leave out `whole_dialogue`"
     if summary.format is DPO:
         return f"no draft of the role {role!r} was sent back, so there are no pairs. Dialogues: {outcomes}"
-    return f"the role {role!r} said nothing in the completed dialogues. Dialogues: {outcomes}"
+    return f"the role {role!r} gives no rows of {summary.format.name} in {str(run)!r}: there are rows of {there}"

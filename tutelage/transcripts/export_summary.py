@@ -33,6 +33,10 @@ class ExportSummary:
     """Rows whose text ends where the model had no tokens left."""
     roles: dict[str, Counter[str]] = field(default_factory=dict)
     """By role, in the order in which they appear: calls in the completed dialogues by who answered."""
+    learnable: dict[str, None] = field(default_factory=dict)
+    """The roles that the completed dialogues have rows of, in the order in which they appear."""
+    never_said: Counter[str] = field(default_factory=Counter)
+    """By role, drafts of turns that were never accepted, in all dialogues, that were sent back."""
     runs: Counter[str] = field(default_factory=Counter)
     graphs: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Completed dialogues by their graph's name and hash."""
@@ -65,10 +69,13 @@ class ExportSummary:
         """Counts a finished dialogue."""
         self.outcomes[transcript.outcome.status, transcript.outcome.reason] += 1
         completed = transcript.outcome.status == "completed"
+        if (unfinished := transcript.unfinished) and unfinished.role:
+            self.never_said[unfinished.role] += sum(draft.status == "rejected" for draft in unfinished.attempts)
         for role, call in _calls(transcript):
             self.roles.setdefault(role, Counter())[player(call)] += completed
         if not completed:
             return
+        self.learnable.update(dict.fromkeys(self.format.roles(transcript)))
         self.turns += len(transcript.turns)
         self.briefs.add(transcript.brief.id)
         self.runs[transcript.run] += 1

@@ -68,6 +68,14 @@ def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator
         yield reply if isinstance(reply, LeftOut) else _row(transcript, reply, prompts, request)
 
 
+def roles(transcript: Transcript) -> Iterator[str]:
+    """Who spoke, who reviewed and who assessed."""
+    for turn in transcript.turns:
+        yield turn.role
+        yield from (review.role for attempt in turn.attempts for review in attempt.reviews if review.call)
+        yield from (step.role for step in turn.steps if step.kind == "assessment")
+
+
 def columns(request: Request) -> dict[str, Column]:
     """The columns of the rows."""
     finish = "why the model stopped; `length` means that the text was cut off"
@@ -90,6 +98,7 @@ def columns(request: Request) -> dict[str, Column]:
 SFT = Format(
     name="sft",
     rows=rows,
+    roles=roles,
     columns=columns,
     options=frozenset({"whole_dialogue", "forced", "with_private"}),
     about="supervised fine-tuning: what one role was shown, and what it then said",

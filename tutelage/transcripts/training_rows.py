@@ -75,6 +75,8 @@ class Format:
     name: str
     rows: Callable[[Transcript, Prompts, Request], Iterator[Row | LeftOut]]
     """The rows that a completed dialogue gives, and a reason for each that it does not give."""
+    roles: Callable[[Transcript], Iterator[str]]
+    """Whose words a completed dialogue has rows of, as often as they come."""
     columns: Callable[[Request], dict[str, Column]]
     """In the order in which they are written."""
     options: frozenset[str] = frozenset()
