@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import pytest
 from langgraph.graph import END, START, StateGraph
 
-from tutelage import Brief, Cast, Dialogue, Limits, Misconception, add_critique_loop, review
+from tutelage import Brief, Cast, Dialogue, Limits, Misconception, Reason, add_critique_loop, review
 from tutelage.agents import student
 from tutelage.agents.leak_judge import leak_judge
 from tutelage.agents.tutor import tutor
@@ -27,10 +28,10 @@ def picked(span: str) -> dict[str, Any]:
     return {"reveals": "answer", "verdict": "revise", "issues": [issue]}
 
 
-async def play(brief: Brief, **script: Any) -> tuple[Dialogue, ScriptedModel]:
+async def play(brief: Brief, discards: str | None = Reason.LEAK, **script: Any) -> tuple[Dialogue, ScriptedModel]:
     """One turn of the tutor and one of the student."""
     graph = StateGraph(Dialogue, context_schema=Cast)
-    judge = review(leak_judge, when=answer_in_sight)
+    judge = review(leak_judge, when=answer_in_sight, discards=discards)
     add_critique_loop(graph, tutor, checks=[keeps_the_answer], reviewers=[judge], then="student")
     graph.add_node("student", speak(student))
     graph.add_edge(START, "tutor")
@@ -71,8 +72,27 @@ async def test_where_the_answer_is_in_sight_a_judge_decides() -> None:
     assert len(model.prompts("leak_judge")) == 2
 
 
-async def test_what_leads_up_to_the_answer_is_the_judges_and_is_recorded_if_it_is_said_all_the_same() -> None:
-    dialogue, _ = await play(HOUR, tutor=["It is half of 7200."], leak_judge=[picked("half of 7200")])
+@pytest.mark.parametrize("verdict", [picked("half of 7200"), {**KEEPS, "reveals": "answer"}])
+async def test_what_only_the_judge_sees_is_never_said_either_whatever_its_verdict(verdict: dict[str, Any]) -> None:
+    tutor = ["It is half of 7200.", "Now, what would half of 7200 be?", "You may look at half of 7200, then."]
+    dialogue, model = await play(HOUR, tutor=tutor, leak_judge=[verdict])
+    assert len(model.prompts("leak_judge")) == 3
+    assert dialogue["turns"] == []
+    assert (dialogue["outcome"].status, dialogue["outcome"].reason) == ("discarded", "leak")
+
+
+async def test_a_draft_that_the_judge_lets_pass_is_said_after_one_that_it_refused() -> None:
+    verdicts = [{**KEEPS, "reveals": "answer"}, {**KEEPS, "reveals": "part"}]
+    dialogue, _ = await play(
+        HOUR, tutor=["It is half of 7200.", "What has 60 * 60 to do with it?"], leak_judge=verdicts
+    )
+    assert dialogue["turns"][0].text == "What has 60 * 60 to do with it?"
+    assert leak_finding(dialogue["turns"], HOUR) == {}
+
+
+async def test_what_a_judge_that_may_not_refuse_found_is_recorded_if_it_is_said_all_the_same() -> None:
+    tutor, verdict = ["It is half of 7200."], picked("half of 7200")
+    dialogue, _ = await play(HOUR, discards=None, tutor=tutor, leak_judge=[verdict])
     (turn, _) = dialogue["turns"]
-    assert turn.attempts[-1].forced or any(attempt.forced for attempt in turn.attempts)
+    assert any(attempt.forced for attempt in turn.attempts)
     assert leak_finding(dialogue["turns"], HOUR) == {"first_leak": {"role": "tutor", "turn": 0, "how": "judged"}}

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tutelage import Brief, Misconception, Turn
+from tutelage import Attempt, Brief, Call, Misconception, Turn
 from tutelage.dialogue.state import Dialogue
+from tutelage.dialogue.turn import Review
 from tutelage.errors import BriefError
 from tutelage.learners.feedback import FEEDBACK_JUDGE, KINDS, Feedback
 from tutelage.learners.knowledge import knowledge_of
@@ -67,6 +68,17 @@ def test_a_turn_that_was_not_judged_does_nothing() -> None:
 def test_a_turn_that_tells_the_answer_is_no_hit() -> None:
     assert knowledge_of(told(("2/5 is less than 1/2, so it must be 5/6.", "targeted"))).holds
     assert not knowledge_of(told(("2/5 is less than 1/2.", "targeted"))).holds
+
+
+@pytest.mark.parametrize(("reveals", "holds"), [(1.0, True), (0.5, False)])
+def test_a_turn_that_tells_the_answer_by_a_judge_of_leaks_is_no_hit(reveals: float, holds: bool) -> None:
+    call = Call(model="scripted", prompt_sha256="0" * 64)
+    reviewed = Review(role="leak_judge", verdict="revise", scores={"reveals": reveals}, call=call)
+    dialogue = told(("The numerator is 5 and the denominator is 6.", "targeted"))
+    tutor, student = dialogue["turns"]
+    attempt = Attempt(text=tutor.text, status="accepted", call=call, reviews=[reviewed])
+    tutor = tutor.model_copy(update={"attempts": [attempt]})
+    assert knowledge_of({**dialogue, "turns": [tutor, student]}).holds is holds
 
 
 def test_an_answer_that_stands_in_the_question_is_not_told_by_naming_it() -> None:

@@ -306,6 +306,59 @@ def test_what_a_judge_found_is_a_leak_of_the_tutor() -> None:
     assert first_leak(turns, HOUR) == FirstLeak(role="tutor", turn=0, how="judged")
 
 
+def judged(*revealed: float) -> tuple[Review, ...]:
+    return tuple(Review(role="leak_judge", verdict="revise", scores={"reveals": each}, call=CALL) for each in revealed)
+
+
+@pytest.mark.parametrize(
+    ("revealed", "leaks"), [((1.0, 1.0, 0.0), True), ((1.0, 0.5, 0.0), False), ((1.0, 0.0), False)]
+)
+def test_of_a_panel_of_judges_most_must_have_found_a_leak(revealed: tuple[float, ...], leaks: bool) -> None:
+    turns = [said("tutor", "Half of 7200.", 0, reviews=judged(*revealed))]
+    assert (first_leak(turns, HOUR) is not None) is leaks
+
+
+def test_a_classmate_that_gives_the_answer_has_found_it_and_leaks_nothing() -> None:
+    turns = [said("student", "60.", 0), said("classmate", "No, it is 3600.", 1), said("student", "Yes, 3600!", 2)]
+    assert first_leak(turns, HOUR) is None
+    first = first_answer(turns, HOUR)
+    assert first is not None and (first.kind, first.turn) == ("student_correct", 2)
+
+
+def test_a_draft_that_gives_the_answer_away_by_the_tutor_s_own_plan_is_for_the_judge() -> None:
+    brief = Brief(question="What is 1/2 + 1/3?", answer=("5/6",))
+    dialogue = under_review(brief, "The numerator is 5 and the denominator is 6.")
+    (draft,) = dialogue["attempts"]
+    for reveals in (True, False):
+        planned: Dialogue = {**dialogue, "attempts": [draft.model_copy(update={"private": {"reveals": reveals}})]}
+        assert answer_in_sight(planned) is reveals
+    planned["turns"] = [said("student", "It is 5/6.")]
+    assert not answer_in_sight({**planned, "attempts": [draft.model_copy(update={"private": {"reveals": True}})]})
+
+
+ISSUE = {"dimension": "leak", "span": "half", "evidence": "", "instruction": "Ask."}
+
+
+@pytest.mark.parametrize("verdict", ["accept", "revise"])
+@pytest.mark.parametrize("severities", [[], ["minor"], ["major", "minor"], ["minor", "block"], ["minor"] * 3])
+def test_a_draft_that_reveals_the_answer_is_blocked_whatever_else_its_judge_says(
+    verdict: str, severities: list[str]
+) -> None:
+    issues = [{**ISSUE, "severity": severity} for severity in severities]
+    reply = {"reveals": "answer", "verdict": verdict, "issues": issues}
+    for derived in (LeakVerdict.model_validate(reply), LeakVerdict.model_validate_json(json.dumps(reply))):
+        assert derived.verdict == "revise"
+        assert [issue.severity for issue in derived.issues].count("block") == 1
+        assert len(derived.issues) == max(1, len(issues)), "the judge's own issues stay"
+
+
+@pytest.mark.parametrize("reveals", ["nothing", "part"])
+def test_a_draft_that_does_not_reveal_the_answer_is_not_blocked(reveals: Any) -> None:
+    issues = [{**ISSUE, "severity": "block"}, {**ISSUE, "severity": "minor"}]
+    found = LeakVerdict.model_validate({"reveals": reveals, "verdict": "revise", "issues": issues})
+    assert [issue.severity for issue in found.issues] == ["major", "minor"]
+
+
 def test_the_judge_says_what_a_draft_reveals_before_its_verdict() -> None:
     assert next(iter(LeakVerdict.model_json_schema()["properties"])) == "reveals"
     assert LeakVerdict(verdict="revise", reveals="part").scores == {"reveals": 0.5}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from statistics import median_low
 from typing import Final, Literal
 
 from tutelage.checks.answers import answer_in, claims, gives, predicted_by
@@ -26,6 +27,7 @@ from tutelage.dialogue.view import brief_of
 NEAR: Final = Fraction(1, 20)
 """A number this close to the answer, as a part of it, narrows it down to it."""
 STUDENT: Final = "student"
+TUTOR: Final = "tutor"
 LEAK_JUDGE: Final = "leak_judge"
 
 
@@ -100,13 +102,15 @@ def has_answered(turns: Sequence[Turn], brief: Brief) -> bool:
 def answer_in_sight(dialogue: Dialogue) -> bool:
     """Whether the draft under way is for a judge of leaks: `review(leak_judge, when=answer_in_sight)`.
 
-    It is where the answer is in sight already, or where the draft may give it away in a way that code cannot tell; not once
-    the student has given it.
+    It is where the answer is in sight already, where the draft may give it away in a way that code cannot tell, and where
+    the tutor's own plan says that it does (`reveals`); not once the student has given it.
     """
     brief, attempts = brief_of(dialogue), dialogue.get("attempts", [])
     if not brief.answer or has_answered(dialogue.get("turns", ()), brief):
         return False
-    return is_in_sight(dialogue) or (bool(attempts) and undecided(attempts[-1].text, brief))
+    if is_in_sight(dialogue):
+        return True
+    return bool(attempts) and (attempts[-1].private.get("reveals") is True or undecided(attempts[-1].text, brief))
 
 
 def leaked_by(dialogue: Dialogue, attempt: Attempt) -> Sequence[Issue]:
@@ -132,7 +136,8 @@ def first_answer(turns: Sequence[Turn], brief: Brief) -> FirstAnswer | None:
     """The first turn that gave the answer, if any did.
 
     A tutor's is a leak. A student's is one while its state of knowledge (`private["knowledge"]`) holds the misconception;
-    without such a state it is taken to have come to the answer.
+    without such a state it is taken to have come to the answer. Other roles are not shown the answer: a classmate who gives
+    it has found it, and neither leaks it nor answers in the student's place.
     """
     for place, turn in enumerate(turns):
         if turn.role == STUDENT:
@@ -141,9 +146,17 @@ def first_answer(turns: Sequence[Turn], brief: Brief) -> FirstAnswer | None:
                     "student_leak" if _is_misled(turn) else "student_correct"
                 )
                 return FirstAnswer(kind=kind, role=turn.role, turn=turn.index, how=mention.how)
-        elif (how := _told(turn, brief, turns[:place])) is not None:
+        elif turn.role == TUTOR and (how := _told(turn, brief, turns[:place])) is not None:
             return FirstAnswer(kind="tutor_leak", role=turn.role, turn=turn.index, how=how)
     return None
+
+
+def judged_to_tell(turn: Turn) -> bool:
+    """Whether a judge of leaks found that a turn gives the answer away; of a panel, most of its members."""
+    said = next((attempt for attempt in turn.attempts if attempt.status == "accepted"), None)
+    reviews = said.reviews if said is not None else []
+    revealed = [review.scores.get("reveals", 0.0) for review in reviews if review.role == LEAK_JUDGE]
+    return bool(revealed) and median_low(revealed) >= 1.0
 
 
 def leak_finding(turns: Sequence[Turn], brief: Brief) -> dict[str, dict[str, str | int]]:
@@ -264,13 +277,7 @@ def _told(turn: Turn, brief: Brief, before: Sequence[Turn]) -> str | None:
     leak = _new_leak(turn.text, brief, before)
     if leak is not None and leak.how != "giveaway":
         return leak.how
-    said = next((attempt for attempt in turn.attempts if attempt.status == "accepted"), None)
-    reviews = said.reviews if said is not None else []
-    return "judged" if any(review.role == LEAK_JUDGE and _reveals(review.scores) for review in reviews) else None
-
-
-def _reveals(scores: dict[str, float]) -> bool:
-    return scores.get("reveals", 0.0) >= 1.0
+    return "judged" if judged_to_tell(turn) else None
 
 
 def _is_misled(turn: Turn) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from tutelage.checks.answers import states
+from tutelage.checks.leaks import judged_to_tell
 from tutelage.dialogue.brief import Brief, Misconception
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Turn
@@ -45,8 +46,9 @@ class Knowledge(BaseModel):
 def knowledge_of(dialogue: Dialogue, student: str = STUDENT) -> Knowledge:
     """What a student knows when all turns of a dialogue have been said.
 
-    One turn hits at most once. A turn that tells the answer is no hit, however well it is argued: a student who was told
-    has something to copy, not a reason, and what it says next would show nothing of what it understands.
+    One turn hits at most once. A turn that tells the answer, as code or the judge of leaks sees it, is no hit, however well
+    it is argued: a student who was told has something to copy, not a reason, and what it says next would show nothing of
+    what it understands.
 
     Args:
         dialogue: Needs `brief`, and `turns` with the judgements that `assess` keeps.
@@ -89,4 +91,4 @@ def out_of_sight(forms: tuple[str, ...], brief: Brief) -> tuple[str, ...]:
 
 
 def _hits(turn: Turn, brief: Brief) -> bool:
-    return feedback_in(turn) == "targeted" and not given_away(turn.text, brief)
+    return feedback_in(turn) == "targeted" and not given_away(turn.text, brief) and not judged_to_tell(turn)
