@@ -11,13 +11,21 @@ from tutelage.dialogue.view import brief_of
 
 
 def agreed(dialogue: Dialogue, limits: Limits) -> Outcome | None:
-    """Over when both hold the same answer: completed if it is the brief's, discarded if not."""
+    """Over when both hold the brief's answer, or the same wrong one: then the dialogue is discarded.
+
+    Which answer each holds the verifier says, whether it is right code says. Where only one of them is right, they do not
+    agree, whatever the verifier finds.
+    """
     standing = dialogue["turns"][-1].private.get("verifier")
-    if not standing or not standing["same"]:
+    answers = [standing[of].strip() for of in ("student_answer", "classmate_answer")] if standing else []
+    if not answers or not all(answers):
         return None
-    answer = standing["student_answer"]
-    right = gives(answer, brief_of(dialogue))
-    return completed(Reason.AGREED) if right else discarded(Reason.AGREED_WRONGLY, f"on {answer!r}")
+    right = [gives(answer, brief_of(dialogue)) for answer in answers]
+    if all(right):
+        return completed(Reason.AGREED)
+    if any(right) or not standing["same"]:
+        return None
+    return discarded(Reason.AGREED_WRONGLY, f"on {answers[0]!r}")
 
 
 @needs("question", "answer", "misconception")

@@ -23,10 +23,11 @@ from tutelage import (
 from tutelage.agents import student, tutor
 from tutelage.checks.answers import mastered
 from tutelage.checks.endings import usual_endings
-from tutelage.checks.leaks import keeps_the_answer
+from tutelage.checks.leaks import keeps_the_answer, leak_finding
 from tutelage.checks.speech import plain_speech
-from tutelage.dialogue.stopping import outcome_of
+from tutelage.dialogue.stopping import StopRule, outcome_of
 from tutelage.graphs.debate import debate
+from tutelage.graphs.peers import peers
 from tutelage.testing import ScriptedModel
 
 BRIEF = Brief(
@@ -48,13 +49,15 @@ class Known(Utterance):
     knowledge: dict[str, int]
 
 
-def lesson(tutor: Agent = tutor, student: Agent = student) -> StateGraph[Dialogue, Cast]:
+def lesson(
+    tutor: Agent = tutor, student: Agent = student, goals: Sequence[StopRule] = (mastered,)
+) -> StateGraph[Dialogue, Cast]:
     graph = StateGraph(Dialogue, context_schema=Cast)
     graph.add_node("tutor", speak(tutor))
     graph.add_node("student", speak(student))
     graph.add_edge(START, "tutor")
-    graph.add_conditional_edges("tutor", stop_or("student", *usual_endings(mastered)))
-    graph.add_conditional_edges("student", stop_or("tutor", *usual_endings(mastered)))
+    graph.add_conditional_edges("tutor", stop_or("student", *usual_endings(*goals)))
+    graph.add_conditional_edges("student", stop_or("tutor", *usual_endings(*goals)))
     return graph
 
 
@@ -128,12 +131,65 @@ async def test_a_dialogue_ends_with_its_reason(
     assert (outcome.reason, outcome.status) == (reason, status)
 
 
-async def test_the_tutor_ends_a_lesson_by_its_plan() -> None:
+@pytest.mark.parametrize(
+    ("answer", "heard", "reason"),
+    [
+        (("5/6",), ["So it is 5/6.", "Okay."], "tutor_ended"),
+        ((), ["Large", "Okay."], "tutor_ended"),
+        (("5/6",), ["Large", "Okay."], "out_of_turns"),
+        (("5/6",), ["So it is 2/5.", "Okay."], "out_of_turns"),
+    ],
+)
+async def test_the_tutor_ends_by_its_plan_only_a_lesson_in_which_the_student_gave_the_answer(
+    answer: tuple[str, ...], heard: Sequence[str], reason: str
+) -> None:
     planning = replace(tutor, reply=Planned)
     plans = [{"utterance": QUESTIONS[0], "ends": False}, {"utterance": "Let us leave it at that.", "ends": True}]
-    dialogue, outcome = await play({"tutor": plans, "student": ANSWERS}, lesson(tutor=planning))
-    assert outcome == Outcome(status="completed", reason="tutor_ended")
-    assert [turn.role for turn in dialogue["turns"]] == ["tutor", "student", "tutor"]
+    brief = BRIEF.model_copy(update={"answer": answer})
+    script = {"tutor": plans, "student": heard}
+    dialogue, outcome = await play(script, lesson(tutor=planning, goals=()), brief, messages=4)
+    assert outcome == Outcome(status="completed", reason=reason)
+    assert len(dialogue["turns"]) == (3 if reason == "tutor_ended" else 4)
+
+
+RIGHT = "It is 5/6, for halves and thirds have sixths in common."
+WRONG = "It is 2/5, for one adds the tops and the bottoms."
+
+
+def standing(student: str, classmate: str, *, same: bool) -> dict[str, Any]:
+    return {"student_answer": student, "classmate_answer": classmate, "same": same}
+
+
+@pytest.mark.parametrize(
+    ("found", "ending"),
+    [
+        (standing("5/6", "five sixths", same=True), ("completed", "agreed")),
+        (standing("5/6", "five sixths", same=False), ("completed", "agreed")),
+        (standing("2/5", "2/5", same=True), ("discarded", "agreed_wrongly")),
+        (standing("2/5", "two fifths", same=False), ("completed", "out_of_turns")),
+        (standing("", "", same=True), ("completed", "out_of_turns")),
+        (standing(" ", "2/5", same=True), ("completed", "out_of_turns")),
+        (standing("5/6", "", same=True), ("completed", "out_of_turns")),
+        (standing("5/6", "2/5", same=True), ("completed", "out_of_turns")),
+        (standing("2/5", "5/6", same=True), ("completed", "out_of_turns")),
+        (standing("it is not 5/6, I am sure", "5/6", same=True), ("completed", "out_of_turns")),
+    ],
+)
+async def test_peers_agree_by_their_answers_which_code_compares_with_the_brief_s(
+    found: dict[str, Any], ending: tuple[str, str]
+) -> None:
+    script = {"student": [WRONG, "Hm, let me think of a cake."], "classmate": [RIGHT, "Cut it, then."]}
+    dialogue, outcome = await play({**script, "verifier": [found]}, peers(), messages=4)
+    assert (outcome.status, outcome.reason) == ending
+    assert len(dialogue["turns"]) == (4 if outcome.reason == "out_of_turns" else 2)
+
+
+async def test_nobody_leaks_where_a_classmate_finds_the_answer() -> None:
+    script = {"student": [WRONG, "I see, so it is 5/6."], "classmate": [RIGHT, "Yes, 5/6 it is."]}
+    verifier = [standing("2/5", "5/6", same=False), standing("5/6", "5/6", same=True)]
+    dialogue, outcome = await play({**script, "verifier": verifier}, peers())
+    assert outcome == Outcome(status="completed", reason="agreed")
+    assert leak_finding(dialogue["turns"], BRIEF) == {}
 
 
 async def test_speakers_who_agree_end_their_debate() -> None:

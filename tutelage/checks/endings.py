@@ -9,6 +9,7 @@ from typing import Final
 
 from tutelage.checks.answers import gives
 from tutelage.checks.farewells import IN_A_ROW, closing_turns
+from tutelage.checks.leaks import has_answered
 from tutelage.checks.similarity import adds_nothing
 from tutelage.checks.speech import in_role, not_said_before, unadorned, whole
 from tutelage.dialogue.cast import Limits
@@ -64,9 +65,15 @@ def unless_passed(check: Check) -> StopRule:
 
 
 def tutor_ended(dialogue: Dialogue, limits: Limits) -> Outcome | None:
-    """Over when the tutor's private plan says that this turn is its last: `ends` is true."""
-    last = dialogue["turns"][-1]
-    return completed(Reason.TUTOR_ENDED) if last.role != "student" and last.private.get("ends") is True else None
+    """Over when the tutor's private plan says that this turn is its last (`ends` is true), and the lesson is one.
+
+    It is if the student has given the answer, or the brief has none; otherwise the dialogue goes on.
+    """
+    *before, last = dialogue["turns"]
+    if last.role == "student" or last.private.get("ends") is not True:
+        return None
+    brief = brief_of(dialogue)
+    return completed(Reason.TUTOR_ENDED) if not brief.answer or has_answered(before, brief) else None
 
 
 def farewell_loop(dialogue: Dialogue, limits: Limits) -> Outcome | None:
