@@ -179,6 +179,23 @@ async def test_no_draft_is_sent_back_for_which_the_tokens_of_a_turn_do_not_suffi
         assert len((await the_turn(falling, revisions=3, turn_tokens=just_enough - 1)).attempts) == made
 
 
+async def test_what_stands_before_the_first_turn_is_none_of_its_tokens() -> None:
+    falling = {"critic": [says("block"), says("major")]}
+    call = Call(model="m", prompt_sha256="0", prompt_tokens=100_000)
+
+    async def drafts_after(*kinds: str) -> int:
+        graph = loop(checks=[], max_revisions=1)
+        model = ScriptedModel({"tutor": DRAFTS, **falling})
+        cast = Cast(players=Cast.of(model).players, limits=Limits(turn_tokens=50_000))
+        steps = [Step(kind=kind, role="tutor", text="", call=call) for kind in kinds]
+        state: Any = {"id": "d", "brief": BRIEF, "steps": steps}
+        dialogue = await graph.compile().ainvoke(state, context=cast)
+        return len(dialogue["turns"][0].attempts)
+
+    assert await drafts_after("misfit", "solution", "misfit", "probe_before") == 2
+    assert await drafts_after("probe_before", "misfit") == 1, "a draft that did not fit"
+
+
 # --- going round in circles ---
 
 
