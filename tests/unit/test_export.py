@@ -348,6 +348,17 @@ async def test_a_review_whose_reply_is_not_there_is_left_out_and_counted(
     assert summary.left_out == {"reply lost": 1}
 
 
+async def test_each_member_of_a_panel_has_a_row_of_its_own(runs: Runs, tmp_path: Path) -> None:
+    def twice(turn: Turn) -> Turn:
+        attempts = [each.model_copy(update={"reviews": [*each.reviews, *each.reviews]}) for each in turn.attempts]
+        return turn.model_copy(update={"attempts": attempts})
+
+    await runs.play(script(), change=twice)
+    export(runs.path, format="sft", out=tmp_path / "out", role="critic")
+    ids = [row["id"] for row in rows_of(tmp_path / "out")]
+    assert ids == ["d0/0/0/critic", "d0/0/0/critic/1", "d0/2/0/critic", "d0/2/0/critic/1"]
+
+
 async def test_a_role_that_assesses_learns_from_its_assessments(runs: Runs, tmp_path: Path) -> None:
     ruling = {"proponent_answer": "5/6", "opponent_answer": "2/5", "agreed": False}
     said: dict[str, Script] = {

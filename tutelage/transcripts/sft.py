@@ -181,15 +181,15 @@ def _turn(turn: Turn, *, with_private: bool = False) -> Reply:
 
 def _reviews(turn: Turn, role: str) -> Iterator[Reply | LeftOut]:
     for number, attempt in enumerate(turn.attempts):
-        for review in attempt.reviews:
-            if review.role != role or not review.call:
-                continue
-            place = (turn.index, number, role)
+        reviews = [(review, review.call) for review in attempt.reviews if review.role == role and review.call]
+        # Of a panel there are several.
+        for member, (review, call) in enumerate(reviews):
+            place = (turn.index, number, role, *([member] if member else []))
             text = _review(review)
             if text is None:
                 yield LeftOut.REPLY_LOST
             else:
-                yield Reply(place=place, turn=turn, asked=review.call, given=review.call, text=text)
+                yield Reply(place=place, turn=turn, asked=call, given=call, text=text)
 
 
 def _assessments(turn: Turn, role: str) -> Iterator[Reply]:
