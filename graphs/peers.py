@@ -17,8 +17,10 @@ def agreed(dialogue: Dialogue, limits: Limits) -> Outcome | None:
     agree, whatever the verifier finds.
     """
     standing = dialogue["turns"][-1].private.get("verifier")
-    answers = [standing[of].strip() for of in ("student_answer", "classmate_answer")] if standing else []
-    if not answers or not all(answers):
+    if not standing:
+        return None
+    answers = [standing[of].strip() for of in ("student_answer", "classmate_answer")]
+    if not all(answers):
         return None
     right = [gives(answer, brief_of(dialogue)) for answer in answers]
     if all(right):
