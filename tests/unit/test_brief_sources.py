@@ -316,3 +316,40 @@ def test_the_briefs_are_not_held_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert len(index) == 4000
     assert peak < 4_000_000, "the file has 20 MB"
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ({"answer": ["1", " "]}, "answer.1"),
+        ({"giveaway": [""]}, "giveaway.0"),
+        ({"facts": ""}, "facts.0"),
+        ({"documents": ["tides.md", ""]}, "documents.1"),
+        ({"misconception": {"belief": ""}}, "misconception.belief"),
+        ({"misconception": {"belief": "b", "predicts": ""}}, "misconception.predicts"),
+        ({"misconception": {"belief": "b", "changes_when": "\t"}}, "misconception.changes_when.0"),
+        ({"probes": [{"question": "", "choices": ["1", "2"], "answer": "1"}]}, "probes.0.question"),
+    ],
+)
+def test_what_must_be_said_is_not_empty(tmp_path: Path, more: dict[str, Any], place: str) -> None:
+    write(tmp_path / "b.jsonl", {"id": "a", **more})
+    assert f"b.jsonl, line 1: {place}: must not be empty, not " in refusal(tmp_path, "b.jsonl")
+
+
+def test_a_misconception_that_predicts_an_accepted_answer_is_none(tmp_path: Path) -> None:
+    wrong = {"belief": "b", "predicts": " FIVE  sixths"}
+    write(tmp_path / "b.jsonl", {"id": "a", "answer": ["5/6", "five sixths"], "misconception": wrong})
+    assert refusal(tmp_path, "b.jsonl").endswith(
+        "b.jsonl, line 1: the brief: misconception.predicts: ' FIVE  sixths' is an accepted answer: say what wrong "
+        "answer the belief gives"
+    )
+
+
+def test_a_check_of_the_run_s_own_refuses_briefs_as_the_others_are_refused(tmp_path: Path) -> None:
+    def odd(brief: Brief) -> None:
+        if brief.id == "b":
+            raise ValueError("is odd")
+
+    write(tmp_path / "b.jsonl", {"id": "a"}, {"id": "b"})
+    with pytest.raises(BriefError, match=r"b\.jsonl, line 2: is odd$"):
+        read_briefs([BriefSource.model_validate({"from": "b.jsonl"})], tmp_path, check=odd)

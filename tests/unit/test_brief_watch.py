@@ -17,6 +17,7 @@ from tutelage.briefs import sources as brief_sources
 from tutelage.briefs.sources import MOST_PROBLEMS, BriefIndex, read_briefs
 from tutelage.briefs.watch import BriefWatch, Look
 from tutelage.config import BriefSource
+from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.graph import needs
 from tutelage.errors import BriefError
 
@@ -470,3 +471,18 @@ async def test_the_loop_reads_briefs_while_a_look_moves_them(tmp_path: Path) -> 
     await rewriting
     watch.look()
     assert read > 30 and there(watch) == ids
+
+
+def test_a_brief_that_a_check_of_the_run_s_own_refuses_is_reported_and_the_rest_is_taken(tmp_path: Path) -> None:
+    def odd(brief: Brief) -> None:
+        if brief.id == "b":
+            raise ValueError("is odd")
+
+    (tmp_path / "b.jsonl").write_text(lines("a"))
+    found = entries("b.jsonl")
+    watch = BriefWatch(read_briefs(found, tmp_path, check=odd), found, tmp_path, check=odd)
+    append(tmp_path / "b.jsonl", lines("b", "c"))
+    look = watch.look()
+    assert (look.added, len(look.refused)) == (1, 1)
+    assert look.refused[0].endswith("b.jsonl, line 2: is odd")
+    assert there(watch) == ["a", "c"]

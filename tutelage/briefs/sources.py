@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 from pydantic import ValidationError
@@ -20,6 +20,8 @@ from tutelage.dialogue.brief import Brief, Misconception
 from tutelage.dialogue.graph import missing
 from tutelage.errors import BriefError
 
+Check: TypeAlias = Callable[[Brief], None]
+"""Raises a ValueError, which says why, for a brief that the run could do nothing with."""
 MOST_PROBLEMS: Final = 10
 """So many briefs that do not hold are named in one message."""
 
@@ -36,8 +38,11 @@ _PLAINLY: Final = {
     "model_type": "must be an object with `belief`, and `predicts` if it predicts an answer",
     "missing": "is missing",
     "extra_forbidden": "is an unknown key",
+    "string_pattern_mismatch": "must not be empty",
 }
 """By pydantic's type of an error, what it says to a person."""
+_TOLD_BY_ITSELF: Final = ("missing", "extra_forbidden", "value_error")
+"""Errors of which the value says no more."""
 
 
 class BriefIndex:
@@ -159,11 +164,15 @@ class Intake:
     Args:
         index: What they are added to. Nobody else adds to it from now on.
         make_graph: The graph whose needs each brief must meet.
+        check: What else it must pass.
     """
 
-    def __init__(self, index: BriefIndex, make_graph: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, index: BriefIndex, make_graph: Callable[[], Any] | None = None, check: Check | None = None
+    ) -> None:
         self._index = index
         self._make_graph = make_graph
+        self._check = check
         self._positions = {brief_id: position for position, brief_id in enumerate(index)}
 
     def take(
@@ -187,6 +196,8 @@ class Intake:
             try:
                 brief = source.brief(record)
                 _check_needs(brief, self._make_graph)
+                if self._check is not None:
+                    self._check(brief)
                 position = positions.setdefault(brief.id, len(index))
                 if position == len(index):
                     index.add(brief.id, slot, number, address)
@@ -204,7 +215,10 @@ class Intake:
 
 
 def read_briefs(
-    sources: Sequence[BriefSource], folder: Path, make_graph: Callable[[], Any] | None = None
+    sources: Sequence[BriefSource],
+    folder: Path,
+    make_graph: Callable[[], Any] | None = None,
+    check: Check | None = None,
 ) -> BriefIndex:
     """Reads and checks all briefs of a run, in the order of the sources, the files' names and the lines.
 
@@ -212,12 +226,13 @@ def read_briefs(
         sources: The config's `briefs:`.
         folder: Where the config is.
         make_graph: The graph whose needs each brief must meet.
+        check: What else it must pass.
 
     Raises:
         BriefError: A file, or some of the briefs, do not hold; the message names the first ten with file and line.
     """
     index, problems = BriefIndex(), list[str]()
-    intake = Intake(index, make_graph)
+    intake = Intake(index, make_graph, check)
     check_sources(sources, folder)
     for path, entry in find(sources, folder):
         source = Source(path, entry.map)
@@ -374,7 +389,7 @@ def _list(cell: str) -> Any:
 
 
 def _explain(error: dict[str, Any]) -> str:
-    message = _PLAINLY.get(error["type"], str(error["msg"]))
+    message = _PLAINLY.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     value = repr(error["input"])
-    found = "" if error["type"] in ("missing", "extra_forbidden") else f", not {value[:60]}{'…' * (len(value) > 60)}"
+    found = "" if error["type"] in _TOLD_BY_ITSELF else f", not {value[:60]}{'…' * (len(value) > 60)}"
     return f"{'.'.join(map(str, error['loc'])) or 'the brief'}: {message}{found}"

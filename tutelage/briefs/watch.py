@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from tutelage.briefs.files import Part, Stamp, open_briefs
-from tutelage.briefs.sources import MOST_PROBLEMS, BriefIndex, Intake, Source, find
+from tutelage.briefs.sources import MOST_PROBLEMS, BriefIndex, Check, Intake, Source, find
 from tutelage.config import BriefSource
 from tutelage.dialogue.brief import Brief
 from tutelage.errors import BriefError
@@ -58,6 +58,7 @@ class BriefWatch:
         sources: The config's `briefs:`.
         folder: Where the config is.
         make_graph: The graph whose needs each brief must meet.
+        check: What else it must pass.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class BriefWatch:
         sources: Sequence[BriefSource],
         folder: Path,
         make_graph: Callable[[], Any] | None = None,
+        check: Check | None = None,
     ) -> None:
         self.index = index
         self._sources = tuple(sources)
         self._folder = folder
         self._make_graph = make_graph
+        self._check = check
         self._intake: Intake | None = None
         self._files = {
             source.file.path: _File(slot=slot, stamp=source.stamp) for slot, source in enumerate(index.sources)
@@ -206,7 +209,7 @@ class BriefWatch:
         file, before, problems = task.file, len(self.index), list[str]()
         assert file.slot is not None and file.lines is not None  # noqa: PT018 - a task is of a file that was begun
         if self._intake is None:
-            self._intake = Intake(self.index, self._make_graph)
+            self._intake = Intake(self.index, self._make_graph, self._check)
         brief_file = self.index.sources[file.slot].file
         part, whole = Part(start=file.lines.end, line=file.lines.count + 1, stop=task.stop), task.stop
         for each in self._intake.take(file.slot, part, moved_from=stale, back=self._back):

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 PUBLIC: Final = frozenset({"topic", "domain", "question", "level", "language", "difficulty"})
 """What every role may see of a brief. The rest is private: a role sees it only if its agent declares it."""
+Said = Annotated[str, StringConstraints(pattern=r"\S")]
+"""A text that is not empty."""
 
 
 class Misconception(BaseModel):
@@ -16,11 +18,11 @@ class Misconception(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    belief: str
+    belief: Said
     """The belief, in one sentence that a student could hold."""
-    predicts: str | None = None
+    predicts: Said | None = None
     """The wrong answer that the belief gives to the question."""
-    changes_when: tuple[str, ...] = ()
+    changes_when: tuple[Said, ...] = ()
     """What would change it: evidence or reasons that speak against it. In a file: a string or a list."""
     robustness: int = Field(default=1, ge=1, le=3)
     """How often it must be hit by such a reason before it falls."""
@@ -36,7 +38,7 @@ class Probe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str
+    question: Said
     choices: tuple[str, ...] = Field(min_length=2, max_length=10)
     answer: str
     """The right one of the choices."""
@@ -78,17 +80,18 @@ class Brief(BaseModel):
     topic: str | None = None
     domain: str | None = None
     question: str | None = None
-    answer: tuple[str, ...] = ()
+    answer: tuple[Said, ...] = ()
     """The accepted forms of the answer, the canonical one first. In a file: a string or a list."""
-    giveaway: tuple[str, ...] = ()
+    giveaway: tuple[Said, ...] = ()
     """Terms that give the answer away: the student does not use them until they were taught."""
     misconception: Misconception | None = None
     probes: tuple[Probe, ...] = ()
     """What the student is asked before and after, beside the dialogue."""
-    facts: tuple[str, ...] = ()
+    facts: tuple[Said, ...] = ()
     """Sentences to check claims against."""
-    documents: tuple[str, ...] = ()
-    """Files that the dialogue is about or that claims are checked against: paths relative to the config."""
+    documents: tuple[Said, ...] = ()
+    """What the dialogue is about or claims are checked against: files, folders and wildcards, relative to the config, or
+    the text itself, in sentences."""
     level: str | None = None
     difficulty: str | None = None
     language: str | None = None
@@ -118,6 +121,16 @@ class Brief(BaseModel):
     def _one_as_many(cls, value: Any) -> Any:
         return _as_texts(value)
 
+    @model_validator(mode="after")
+    def _misconception_is_wrong(self) -> Self:
+        predicted = self.misconception.predicts if self.misconception else None
+        for each in self.answer if predicted is not None else ():
+            if _plainly(each) == _plainly(predicted or ""):
+                raise ValueError(
+                    f"misconception.predicts: {predicted!r} is an accepted answer: say what wrong answer the belief gives"
+                )
+        return self
+
     def __hash__(self) -> int:
         """By its id: `extra` holds values that have no hash."""
         return hash(self.id)
@@ -142,6 +155,10 @@ def _as_texts(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(str(each) if isinstance(each, int | float) else each for each in value)
     return value
+
+
+def _plainly(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _plain(value: Any) -> Any:
