@@ -6,6 +6,7 @@ what it says into claims that are found nowhere.
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ KINDS: Final[dict[str, Kind]] = {
 """What is read, by a file's suffix."""
 PAGE_BREAK: Final = "\n\n"
 """What stands between the pages of a PDF in its text."""
+_LIKE_A_PATH: Final = re.compile(r"(~|\.{1,2})?/.*|.*/\*{0,2}|.*\.[A-Za-z][A-Za-z0-9]{1,7}|\.{1,2}")
+"""What begins at a folder, ends with one, or with a suffix."""
+_SENTENCE_ENDS: Final = (".", "!", "?", "…", "。", "\uff01", "\uff1f")
+_CLOSING: Final = "\"'”\u2019»)」』\uff09"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +54,25 @@ def read_documents(patterns: Sequence[str], folder: Path) -> list[SourceDocument
         ConfigError: A pattern matches nothing, or a PDF is there and nothing to read it with.
         DocumentError: A file cannot be read, or has no text.
     """
+    try:
+        found = files_named(patterns, folder)
+    except DocumentError as error:
+        raise ConfigError(f"evidence.documents: {error}") from error
+    return sorted((read_document(path, name) for name, path in found.items()), key=lambda document: document.path)
+
+
+def files_named(patterns: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The files that the patterns name, each once, in their order, by their paths relative to the folder.
+
+    Args:
+        patterns: As for `read_documents`.
+        folder: What they are relative to.
+
+    Raises:
+        DocumentError: A pattern matches nothing.
+    """
     found = {path.resolve(): path for pattern in patterns for path in _matching(pattern, folder)}
-    documents = (read_document(path, _relative(path, folder)) for path in found.values())
-    return sorted(documents, key=lambda document: document.path)
+    return {_relative(path, folder): path for path in found.values()}
 
 
 def read_document(path: Path, name: str) -> SourceDocument:
@@ -86,8 +107,15 @@ def read_document(path: Path, name: str) -> SourceDocument:
 
 
 def is_path(entry: str) -> bool:
-    """Whether an entry of a brief's `documents` names a file, and is not the text itself."""
-    return "\n" not in entry and Path(entry).suffix.casefold() in KINDS
+    """Whether an entry of a brief's `documents` names files, and is not the text itself.
+
+    Files are named by one line that looks like a path (`~/my notes/`, `Book of 1905.pdf`), or by one word. What ends like a
+    sentence is text: so is one word of a language that puts no spaces between words.
+    """
+    if len(entry.splitlines()) != 1:
+        return False
+    is_word = len(entry.split()) == 1 and not entry.rstrip(_CLOSING).endswith(_SENTENCE_ENDS)
+    return is_word or _LIKE_A_PATH.fullmatch(entry) is not None
 
 
 def _of_pages(name: str, pages: Sequence[str]) -> SourceDocument:
@@ -114,19 +142,22 @@ def _decoded(content: bytes, name: str) -> str:
 
 def _matching(pattern: str, folder: Path) -> Iterator[Path]:
     """The files that a pattern names; of a folder, those that can be read."""
-    path = folder / Path(pattern).expanduser()
-    if path.is_dir():
-        matches = [each for each in sorted(path.rglob("*")) if _is_readable(each.relative_to(path)) and each.is_file()]
-    elif path.is_file():
-        matches = [path]
-    else:
-        # `Path.glob` takes no pattern that is absolute, and each may be.
-        matches = [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]  # noqa: PTH207
+    try:
+        matches = _matches(folder / Path(pattern).expanduser())
+    except (OSError, RuntimeError) as error:  # a folder that may not be entered, a name too long, a home of nobody
+        raise DocumentError(f"{pattern!r} cannot be looked for in {folder}: {error}") from error
     if not matches:
-        raise ConfigError(
-            f"evidence.documents: {pattern!r} matches no file in {folder}; what is read ends in {', '.join(KINDS)}"
-        )
+        raise DocumentError(f"{pattern!r} matches no file in {folder}; what is read ends in {', '.join(KINDS)}")
     yield from matches
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [each for each in sorted(path.rglob("*")) if _is_readable(each.relative_to(path)) and each.is_file()]
+    if path.is_file() or (path.suffix and not glob.has_magic(str(path))):
+        return [path]  # if it is not there, reading it says so
+    # `Path.glob` takes no pattern that is absolute, and each may be.
+    return [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]  # noqa: PTH207
 
 
 def _is_readable(path: Path) -> bool:

@@ -36,7 +36,7 @@ from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Issue, Turn
 from tutelage.dialogue.view import brief_of
 from tutelage.errors import CheckerFailed, UserError
-from tutelage.evidence.documents import SourceDocument, is_path, read_document
+from tutelage.evidence.documents import SourceDocument, files_named, is_path, read_document
 from tutelage.evidence.passages import Passage, passages_of
 from tutelage.evidence.search import DEPTH, PassageIndex, WordIndex, fused
 
@@ -126,7 +126,7 @@ async def documents_of(brief: Brief, folder: Path) -> PassageIndex:
     """A brief's documents, read and indexed: once, for all dialogues that are about them.
 
     Args:
-        brief: Its `documents` are files or texts.
+        brief: Its `documents` are files, folders, wildcards or texts.
         folder: What files are relative to.
 
     Raises:
@@ -145,7 +145,8 @@ def _indexed_once(documents: tuple[str, ...], folder: Path) -> PassageIndex:
 
 @lru_cache(maxsize=_KEPT)
 def _indexed(documents: tuple[str, ...], folder: Path) -> PassageIndex:
-    files = [read_document(folder / Path(entry).expanduser(), entry) for entry in documents if is_path(entry)]
+    named = files_named([entry for entry in documents if is_path(entry)], folder)
+    files = [read_document(path, name) for name, path in named.items()]
     texts = [entry for entry in documents if not is_path(entry)]
     if texts:
         files.append(SourceDocument(path="brief", kind="markdown", text="\n\n".join(texts)))

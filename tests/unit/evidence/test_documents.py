@@ -158,8 +158,46 @@ def test_a_pattern_that_matches_nothing_is_an_error(library: Path) -> None:
         read_documents(["physics"], library)
 
 
-def test_an_entry_of_a_brief_is_a_path_or_the_text_itself() -> None:
-    assert is_path("library/water.md")
-    assert is_path("Book of 1905.PDF")
-    assert not is_path("Water boils at 100 °C.")
-    assert not is_path("See below.\nnotes.md")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(
+            "library/water.md",
+            "Book of 1905.PDF",
+            "notes.docx",
+            "tides.rst",
+            "My notes.docx",
+            "library",
+            "library/",
+            ".",
+        ),
+        *(
+            "library/*.md",
+            "library/**",
+            "my library/*",
+            "./my library",
+            "~/my library",
+            "/srv/my library",
+            "..",
+            "tides",
+        ),
+    ],
+)
+def test_an_entry_of_a_brief_that_looks_like_a_path_is_one(entry: str) -> None:
+    assert is_path(entry)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *("Water boils at 100 °C.", "See below.\nnotes.md", "Speed is measured in km/h.", "A mile is 1.6 km", "Light"
+          " travels far, and/or fast", "It was 5 p.m", "水在海平面一百度沸腾。"),
+    ],
+)  # fmt: skip
+def test_what_reads_like_a_sentence_is_the_text_itself(entry: str) -> None:
+    assert not is_path(entry)
+
+
+def test_a_pattern_that_cannot_be_looked_for_is_an_error(library: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be looked for"):
+        read_documents(["x" * 300], library)

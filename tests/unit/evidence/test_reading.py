@@ -14,7 +14,7 @@ from tutelage import Agent, Brief, Cast, add_critique_loop, max_messages, speak,
 from tutelage.agents import student
 from tutelage.dialogue.cast import Evidence
 from tutelage.evidence import reading
-from tutelage.evidence.documents import read_document
+from tutelage.evidence.documents import read_document, read_documents
 from tutelage.evidence.reading import Cited, Reading, cited, cites_what_was_shown, passages_shown, read
 from tutelage.testing import ScriptedModel
 
@@ -102,3 +102,12 @@ async def test_a_document_is_read_once_for_all_dialogues(library: Path, monkeypa
     brief = Brief(id="b", question="Why do tides come?", documents=("moon.md", "water.md"))
     await asyncio.gather(*(reading.documents_of(brief, library) for _ in range(50)))
     assert read_ == ["moon.md", "water.md"]
+
+
+async def test_folders_and_wildcards_of_a_brief_name_their_files_in_its_order(library: Path) -> None:
+    brief = Brief(id="b", documents=("water.md", "physics", "*.txt", "physics/sound.md", "Ice floats on water."))
+    index = await reading.documents_of(brief, library)
+    documents = list(dict.fromkeys(passage.document for passage in index.passages))
+    physics = [f"physics/{document.path}" for document in read_documents(["."], library / "physics")]
+    texts = [document.path for document in read_documents(["*.txt"], library)]
+    assert documents == ["water.md", *physics, *texts, "brief"]
