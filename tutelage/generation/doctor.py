@@ -25,6 +25,7 @@ from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Call, Issue, Review, Turn
 from tutelage.dialogue.view import check_prompts, judge_prompt, speaker_prompt
 from tutelage.errors import BriefError, ConfigError, GraphError, PromptError, RunFolderError, UserError
+from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import prompt_library
 from tutelage.generation.demands import check_panels, models_of, parts_of
 from tutelage.generation.findings import Finding, Level, Notes, render
@@ -90,7 +91,10 @@ class _Subject:
             graph_error = str(error)
         notes, briefs, sample = Notes("Briefs"), None, list[Brief]()
         try:
-            briefs = read_briefs(config.briefs, config.folder, make_graph=graph.make if graph else None)
+            if graph is None:
+                briefs = read_briefs(config.briefs, config.folder)
+            else:
+                briefs = read_briefs(config.briefs, config.folder, graph.make, brief_check(graph, config.folder))
             sample = [briefs.brief(position) for position in range(min(SAMPLE, len(briefs)))]
         except BriefError as error:
             notes.problem(str(error))

@@ -18,7 +18,9 @@ from langchain_core.language_models import BaseChatModel
 from tutelage.briefs.sources import BriefIndex, read_briefs
 from tutelage.config import BriefSource, Config, TargetConfig, load_config
 from tutelage.errors import ConfigError, RunFolderError
+from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import check_roles
+from tutelage.generation.demands import models_of
 from tutelage.generation.estimate_display import render
 from tutelage.generation.extrapolation import Costs, Estimate, GPUs, Measured, Work, work_out
 from tutelage.generation.generate import fast_loop
@@ -90,7 +92,7 @@ async def aestimate_run(
             raise ConfigError(f"--{name} is {number:g}: it must be above 0")
     graph = load_graph(config.graph, config.folder)
     check_roles(config, graph)
-    briefs = read_briefs(config.briefs, config.folder, make_graph=graph.make)
+    briefs = read_briefs(config.briefs, config.folder, make_graph=graph.make, check=brief_check(graph, config.folder))
     work = _work(config, briefs, Path("runs") / config.run if out is None else Path(out))
     work.check(sample)
     with tempfile.TemporaryDirectory(prefix="tutelage-estimate-") as temporary:
@@ -148,7 +150,7 @@ def _few_briefs(config: Config, briefs: BriefIndex, sample: int, path: Path) -> 
 def _gpus(config: Config, graph: LoadedGraph, given: int | None) -> GPUs:
     if given is not None:
         return GPUs(count=given, known_from="given")
-    names = dict.fromkeys(config.model_of(role) for role in graph.roles)
+    names = dict.fromkeys(name for role in graph.roles for name in models_of(config, role))
     playing = [config.models[name] for name in names if name is not None]
     if not playing:
         return GPUs(count=0, known_from="embedded")

@@ -31,6 +31,7 @@ from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.turn import Attempt, Issue, Review
 from tutelage.dialogue.view import check_prompts
 from tutelage.errors import AuthRefused, BriefError, CallError, ConfigError, EndpointUnreachable, ModelNotServed
+from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import cast_of, check_roles, prompt_library
 from tutelage.generation.generate import fast_loop
 from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
@@ -100,7 +101,8 @@ async def aevaluate_student(
     graph = load_graph(config.graph, config.folder)
     check_roles(config, graph)
     students, prompts = _students(graph, perfect_judge=perfect_judge), prompt_library(config, graph)
-    lessons = _lessons(read_briefs(config.briefs, config.folder, make_graph=graph.make), briefs)
+    index = read_briefs(config.briefs, config.folder, graph.make, brief_check(graph, config.folder))
+    lessons = _lessons(index, briefs)
     _check_prompts(students, lessons, prompts)
     stage = load_graph(students[0].make_graph, config.folder)
     async with cast_of(config, stage, prompts, models=models) as casting:

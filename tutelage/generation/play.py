@@ -28,6 +28,7 @@ from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
 from tutelage.errors import AuthRefused, BriefError, CallError, EndpointUnreachable, ModelNotServed
+from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.generate import fast_loop
 from tutelage.generation.live_words import LiveWords, Utterance
@@ -77,7 +78,7 @@ async def _play(path: Path, wanted: str | None, console: Console, models: Mappin
     config = load_config(path)
     graph = load_graph(config.graph, config.folder)
     check_roles(config, graph)
-    briefs = read_briefs(config.briefs, config.folder, make_graph=graph.make)
+    briefs = read_briefs(config.briefs, config.folder, make_graph=graph.make, check=brief_check(graph, config.folder))
     brief = _brief(briefs, wanted)
     async with cast_of(config, graph, prompt_library(config, graph), models=models) as casting:
         stage = _Stage(console, graph)

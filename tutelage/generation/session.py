@@ -28,6 +28,7 @@ from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.view import check_prompts
 from tutelage.errors import BriefError, PromptError, RunFolderError
+from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.ledger import Ledger
 from tutelage.generation.pace import Pace
@@ -122,7 +123,7 @@ async def open_session(
     check_roles(config, loaded)
     path = Path("runs") / config.run if out is None else Path(out)
     watched = _watched_briefs(config, loaded, path) if means.endless else None
-    briefs = read_briefs(config.briefs, config.folder, make_graph=loaded.make) if watched is None else watched.index
+    briefs = _all_briefs(config, loaded) if watched is None else watched.index
     prompts = prompt_library(config, loaded)
     check_all_prompts(prompts, loaded, briefs, endless=means.endless)
     folder = RunFolder(path, config)
@@ -241,13 +242,17 @@ def _first_of(briefs: BriefIndex, endless: bool) -> Iterator[Brief]:
                 raise
 
 
+def _all_briefs(config: Config, graph: LoadedGraph) -> BriefIndex:
+    return read_briefs(config.briefs, config.folder, graph.make, brief_check(graph, config.folder))
+
+
 def _watched_briefs(config: Config, graph: LoadedGraph, path: Path) -> BriefWatch:
     """The briefs of a run that takes up new ones. Once it has begun, a line that does not hold no longer stops it."""
-    if not (path / "run.yaml").exists():
-        index = read_briefs(config.briefs, config.folder, make_graph=graph.make)
-        return BriefWatch(index, config.briefs, config.folder, graph.make)
-    watched = BriefWatch(BriefIndex(), config.briefs, config.folder, graph.make)
-    watched.look()
+    begun = (path / "run.yaml").exists()
+    index = BriefIndex() if begun else _all_briefs(config, graph)
+    watched = BriefWatch(index, config.briefs, config.folder, graph.make, brief_check(graph, config.folder))
+    if begun:
+        watched.look()
     return watched
 
 

@@ -293,6 +293,12 @@ def test_models_of_a_panel_and_of_the_search_play_a_part(tmp_path: Path) -> None
     assert "critic: played by other" in said(findings, Level.FINE)
 
 
+def test_a_document_of_a_brief_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    path = write(tmp_path, graph="open_book")
+    (tmp_path / "briefs.jsonl").write_text(json.dumps({**BRIEF, "documents": "tides.md"}) + "\n")
+    assert "line 1: documents: the document 'tides.md' cannot be read" in said(examine(path), Level.PROBLEM, "Briefs")
+
+
 def test_a_panel_that_nobody_asks_is_a_problem(tmp_path: Path) -> None:
     findings = examine(write(tmp_path, roles={"student": {"panel": ["m"]}}))
     assert "roles.student.panel: " in said(findings, Level.PROBLEM, "Config")
