@@ -184,7 +184,7 @@ def _reviews(turn: Turn, role: str) -> Iterator[Reply | LeftOut]:
         reviews = [(review, review.call) for review in attempt.reviews if review.role == role and review.call]
         # Of a panel there are several.
         for member, (review, call) in enumerate(reviews):
-            place = (turn.index, number, role, *([member] if member else []))
+            place: tuple[int | str, ...] = (turn.index, number, role, *((member,) if member else ()))
             text = _review(review)
             if text is None:
                 yield LeftOut.REPLY_LOST
