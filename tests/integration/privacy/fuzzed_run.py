@@ -148,7 +148,8 @@ class FuzzedRun:
 
     def _are_own_words(self, review: Review) -> bool:
         return any(
-            self.canaries.kinds[word] == Kind("reply", review.role) for word in found_in(review.model_dump_json())
+            self.canaries.kinds[word] == Kind("reply", review.role)
+            for word in found_in(review.model_dump_json(exclude={"reply"}))
         )
 
     def profiles(self) -> set[str]:

@@ -96,4 +96,6 @@ class Fuzzed:
     def _note_reviews(self, role: str, attempts: Iterable[Attempt]) -> None:
         for attempt in attempts:
             for review in attempt.reviews:
-                self.reviewed.setdefault(role, set()).update(found_in(review.model_dump_json()))
+                # Its reply as it came is for training the reviewer, and is shown to nobody.
+                told = review.model_dump_json(exclude={"reply"})
+                self.reviewed.setdefault(role, set()).update(found_in(told))
