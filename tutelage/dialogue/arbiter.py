@@ -78,8 +78,8 @@ class Arbiter:
     def _is_open(self, state: Dialogue, best: Attempt, last: Attempt, refusals: Refusals) -> bool:
         if not is_sound(last, refusals):
             return False
-        weight = weigh(last, state, self.sees, refusals)
-        return weight.sends_back and not weight < weigh(best, state, self.sees, refusals)
+        weight = weigh(last, state, self.sees)
+        return weight.sends_back and not weight < weigh(best, state, self.sees)
 
     async def _asked(
         self, dialogue: Dialogue, attempts: Sequence[Attempt], order: tuple[int, int], cast: Cast

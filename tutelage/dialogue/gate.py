@@ -54,9 +54,9 @@ class Gate:
         refusals = refusals_in(runtime.context, self.discards)
         last, best = len(attempts) - 1, best_before(attempts, refusals)
         sound = is_sound(attempts[last], refusals)
-        if sound and not weigh(attempts[last], state, self.sees, refusals).sends_back:
+        if sound and not weigh(attempts[last], state, self.sees).sends_back:
             return _said(state, attempts, last)
-        if best is not None and not (sound and self._is_better(state, attempts, best, refusals)):
+        if best is not None and not (sound and self._is_better(state, attempts, best)):
             return _said(state, attempts, best, forced=True)
         if self._may_go_back(attempts, state.get("steps", ()), runtime.context.limits):
             return {"attempts": Overwrite(attempts), "reviews": Overwrite([])}
@@ -64,11 +64,10 @@ class Gate:
             return _said(state, attempts, last, forced=True)
         return self._none_passed(state, attempts, refusals)
 
-    def _is_better(self, state: Dialogue, attempts: Sequence[Attempt], best: int, refusals: Refusals) -> bool:
+    def _is_better(self, state: Dialogue, attempts: Sequence[Attempt], best: int) -> bool:
         """Whether the last draft is better than the best one before it."""
-        last, before = (weigh(attempts[each], state, self.sees, refusals) for each in (-1, best))
-        lighter = last < before
-        return lighter or prefers(state.get("steps", ()), len(attempts) - 1, best)
+        last, before = (weigh(attempts[each], state, self.sees) for each in (-1, best))
+        return last < before or prefers(state.get("steps", ()), len(attempts) - 1, best)
 
     def _may_go_back(self, attempts: Sequence[Attempt], steps: Sequence[Step], limits: Limits) -> bool:
         """Whether a revision is left, and tokens for it: the next round is taken to need what the last one did."""
@@ -90,7 +89,7 @@ class Gate:
         # Nobody has reviewed what a check has vetoed: it may be what a reviewer refused, said again.
         refused = any(refused_by(attempts[index], refusals) for index in against)
         if harmless and not refused:
-            best = min(harmless, key=lambda index: (weigh(attempts[index], state, self.sees, refusals), -index))
+            best = min(harmless, key=lambda index: (weigh(attempts[index], state, self.sees), -index))
             return _said(state, attempts, best, forced=True)
         name, reason = next(found for found in reversed(against.values()) if found)
         outcome = discarded(reason, f"none of {len(against)} drafts passed the check {name!r}")

@@ -43,7 +43,7 @@ def refusals_in(cast: Cast, discards: Mapping[str, Discards]) -> Refusals:
     return {role: reason for role, reason in found.items() if reason is not None}
 
 
-def weigh(draft: Attempt, dialogue: Dialogue, sees: Sees, refusals: Refusals = NO_REFUSALS) -> Weight:
+def weigh(draft: Attempt, dialogue: Dialogue, sees: Sees) -> Weight:
     """The weight of a draft by its reviews: the sum over the roles, and for a panel its median.
 
     So a panel sends back what most of its members do, and a tie sends nothing back.
@@ -52,11 +52,10 @@ def weigh(draft: Attempt, dialogue: Dialogue, sees: Sees, refusals: Refusals = N
         draft: With its reviews.
         dialogue: In which it is a draft of the next turn.
         sees: What the reviewers are shown.
-        refusals: The reviewers that may refuse it for good.
     """
     by_role: dict[str, list[Weight]] = {}
     for review in draft.reviews:
-        counted = _that_count(review, draft, dialogue, sees.get(review.role, frozenset()), review.role in refusals)
+        counted = _that_count(review, draft, dialogue, sees.get(review.role, frozenset()))
         by_role.setdefault(review.role, []).append(_weight(counted))
     return sum(map(_median, by_role.values()), Weight())
 
@@ -67,7 +66,10 @@ def is_sound(draft: Attempt, refusals: Refusals = NO_REFUSALS) -> bool:
 
 
 def refused_by(draft: Attempt, refusals: Refusals) -> str | None:
-    """The role that refused a draft for good: a blocking issue says so, in a panel those of most of its members."""
+    """The role that refused a draft for good: a blocking issue says so, in a panel those of most of its members.
+
+    It need not point at words, for it is a judgement of the whole draft.
+    """
     for role in refusals:
         blocks = [_weight(_raised(review)).block for review in draft.reviews if review.role == role]
         if blocks and median_low(blocks) > 0:
@@ -96,15 +98,12 @@ def _raised(review: Review) -> list[Issue]:
     return [] if review.verdict == "accept" else list(review.issues)
 
 
-def _that_count(
-    review: Review, draft: Attempt, dialogue: Dialogue, sees: frozenset[str], may_refuse: bool
-) -> list[Issue]:
+def _that_count(review: Review, draft: Attempt, dialogue: Dialogue, sees: frozenset[str]) -> list[Issue]:
     issues = _raised(review)
     if not issues or review.call is None:  # without a call, code has found them
         return issues
     seen = seen_by(sees, dialogue)
-    # What a reviewer refuses for good is its judgement of the whole draft: it need not point at words.
-    return [issue for issue in issues if (may_refuse and issue.severity == "block") or points(issue, draft.text, seen)]
+    return [issue for issue in issues if points(issue, draft.text, seen)]
 
 
 def _weight(issues: Iterable[Issue]) -> Weight:
