@@ -84,3 +84,13 @@ def test_a_socratic_lesson_is_measured_as_it_went(tmp_path: Path) -> None:
     assert run.revisions["tutor"].helped == one(1)
     assert run.revisions["tutor"].vetoed == one(1, 2)
     assert "completed: mastered" in render(report)
+
+
+def test_a_socratic_lesson_is_discarded_for_a_leak_that_only_plan_and_judge_see(tmp_path: Path) -> None:
+    (tmp_path / "briefs.jsonl").write_text(json.dumps(BRIEF))
+    config = {"run": "r", "graph": "socratic", "briefs": [{"from": str(tmp_path / "briefs.jsonl")}]}
+    telling = [{**PLAN, "reveals": True, "utterance": f"{FACT} {HINT}"}]
+    script = {**SCRIPT, "tutor": telling, "leak_judge": [{"reveals": "answer", **ACCEPT}]}
+    generate(config, out=tmp_path / "run", models={"default": ScriptedModel(script)})
+    [run] = evaluate_runs([tmp_path / "run"]).runs
+    assert [(each.status, each.reason, each.dialogues) for each in run.endings] == [("discarded", "leak", one(1))]
