@@ -272,3 +272,12 @@ def test_one_dialogue_has_no_interval(tmp_path: Path, endpoint: SimulatedEndpoin
     said = estimate_run(project(tmp_path, endpoint.url), sample=1)
     assert said.calls.low is None
     assert "A sample of 1 says little" in one_line(render(said))
+
+
+def test_the_endpoints_of_a_panel_are_counted(tmp_path: Path) -> None:
+    from tutelage.generation.registry import load_graph
+
+    models = {name: {"url": f"http://{name}:8000/v1", "model": name} for name in ("default", "other")}
+    panel = {"critic": {"panel": ["other"]}}
+    config = load_config({"run": "r", "models": models, "roles": panel, "briefs": [{"from": "briefs.jsonl"}]})
+    assert module._gpus(config, load_graph("lesson", tmp_path), None).count == 2
