@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from tutelage.dialogue.prompt import Prompt
+from tutelage.dialogue.view import DRAFT
 from tutelage.testing import prose
 from tutelage.testing.schema_filler import compile_regex
 
@@ -190,8 +191,10 @@ class _Reply:
         return [self._rng.choice(shown)] if self._rng.random() < 0.2 else shown[-2:]
 
     def _words_shown(self) -> str:
-        """Some words that stand near the end of what was shown, where the draft is."""
+        """Some words of the draft, as a reviewer points at; where there is none, of what stands near the end."""
         lines = [line for line in self._prompt.splitlines() if line.strip()]
-        words = [word for word in self._rng.choice(lines[-12:]).split() if not found_in(word)]
+        drafts = [number for number, line in enumerate(lines) if line.endswith(DRAFT)]
+        near = lines[drafts[-1] + 1] if drafts and self._rng.random() < 0.7 else self._rng.choice(lines[-12:])
+        words = [word for word in near.split() if not found_in(word)]
         start = self._rng.randrange(len(words)) if words else 0
         return " ".join(words[start : start + 4])
