@@ -102,7 +102,7 @@ def write_between(rng: Random, shortest: int, longest: int | None, tokens: int) 
 
 
 def quote(rng: Random, text: str) -> str:
-    """Some words of a text that follow one another in it, up to eight; none of an empty text."""
+    """Three to eight words of a text that follow one another in it; fewer only of a shorter text."""
     words = text.split()
-    first = rng.randrange(len(words)) if words else 0
-    return " ".join(words[first : first + rng.randint(1, 8)])
+    first = rng.randrange(max(1, len(words) - 2))
+    return " ".join(words[first : first + rng.randint(3, 8)])
