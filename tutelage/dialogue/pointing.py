@@ -7,7 +7,7 @@ quotation marks, case and markdown.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ _MARKS = frozenset("\"'`*_#~>\\\u00b4\u201a\u201e")
 """The marks of markdown that a judge may add or leave out, and quotation marks that Unicode does not name as such."""
 
 
-def points(issue: Issue, draft: str, seen: Sequence[str]) -> bool:
+def points(issue: Issue, draft: str, seen: Iterable[str]) -> bool:
     """Whether an issue's span stands in the draft, or its evidence in what its reviewer was shown.
 
     A word or two that stand in any talk, such as `is`, point at nothing.
@@ -46,20 +46,18 @@ def points(issue: Issue, draft: str, seen: Sequence[str]) -> bool:
     Args:
         issue: As the reviewer wrote it.
         draft: The text of the draft.
-        seen: What else the reviewer was shown: fields of the brief and turns.
+        seen: What else the reviewer was shown: fields of the brief and turns. Looked at only where the span does not do.
     """
-    return _names(issue.span, draft) or any(_shows(cited, text) for cited in _cited(issue) for text in seen)
+    return _names(issue.span, draft) or any(_shows(cited, text) for text in seen for cited in _cited(issue))
 
 
-def seen_by(sees: frozenset[str], dialogue: Dialogue) -> list[str]:
+def seen_by(sees: frozenset[str], dialogue: Dialogue) -> Iterator[str]:
     """The texts that a role with such `sees` is shown: its fields of the brief, and the turns."""
     shortened = shortening(dialogue)
     turns = dialogue.get("turns", [])[shortened.turns if shortened else 0 :]
     fields = brief_of(dialogue).seen_by(sees)
-    return [
-        *(text for name, value in fields.items() if name != "id" for text in _texts(value)),
-        *(t.text for t in turns),
-    ]
+    yield from (text for name, value in fields.items() if name != "id" for text in _texts(value))
+    yield from (turn.text for turn in turns)
 
 
 def still_stands(issue: Issue, text: str) -> bool:

@@ -102,8 +102,7 @@ def _that_count(review: Review, draft: Attempt, dialogue: Dialogue, sees: frozen
     issues = _raised(review)
     if not issues or review.call is None:  # without a call, code has found them
         return issues
-    seen = seen_by(sees, dialogue)
-    return [issue for issue in issues if points(issue, draft.text, seen)]
+    return [issue for issue in issues if points(issue, draft.text, seen_by(sees, dialogue))]
 
 
 def _weight(issues: Iterable[Issue]) -> Weight:

@@ -13,11 +13,12 @@ from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Durability, Interrupt
 
-from tutelage.checks.leaks import leak_finding
+from tutelage.checks.leaks import keeps_the_answer, leak_finding
 from tutelage.config import Config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.nodes import Draft, actions_of
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Reason, outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Step
@@ -90,6 +91,11 @@ class Stage:
     ) -> None:
         self._run = config.run
         self._seed = config.seed
+        self._guards_the_answer = any(
+            keeps_the_answer.name in (check.name for check in action.checks)
+            for action in actions_of(graph.graph)
+            if isinstance(action, Draft)
+        )
         self._graph = graph
         self._identity = graph.identity
         self._compiled = graph.graph.compile(checkpointer=checkpoints)
@@ -225,7 +231,10 @@ class Stage:
             unfinished=unfinished,
             cut_turns=turns[kept:],
             profiles=dialogue.get("profiles", {}),
-            findings={**dialogue.get("findings", {}), **leak_finding(turns, brief)},
+            findings={
+                **dialogue.get("findings", {}),
+                **(leak_finding(turns, brief) if self._guards_the_answer else {}),
+            },
             outcome=outcome,
             lineage=Lineage(parents=sorted({f"{c.model}+{c.adapter}" if c.adapter else c.model for c in calls})),
             attempt=owed.retry + 1,

@@ -77,7 +77,7 @@ class _Counts:
                 continue
             verdicts.setdefault(review.role, []).append(review.verdict)
             if review.verdict == "revise":
-                seen = seen_by(EVERYTHING, before)
+                seen = list(seen_by(EVERYTHING, before))
                 self.asked += 1
                 self.pointless += not any(points(issue, attempt.text, seen) for issue in review.issues)
         panels = [given for given in verdicts.values() if len(given) > 1]
