@@ -150,7 +150,7 @@ def test_verdicts_come_by_schema(lessons: Lessons) -> None:
     assert {review.verdict for review in reviews} == {"accept", "revise"}
     issues = [issue for review in reviews for issue in review.issues]
     assert {issue.severity for issue in issues} <= {"block", "major", "minor"}
-    assert any(issue.span and issue.instruction for issue in issues)
+    assert any((issue.span or issue.evidence) and issue.instruction for issue in issues)
     steps = [step for transcript in lessons.transcripts for turn in transcript.turns for step in turn.steps]
     assert {step.kind for step in steps} <= {"misfit"}
     assert len(steps) <= len(reviews) / 10

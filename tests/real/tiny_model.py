@@ -84,15 +84,16 @@ LESSONS = [
 PHRASES = [
     "ask a question",
     "give a hint",
-    "the",
-    "the",
+    "mathematics",
+    "mathematics",
 ]
-"""`the` stands in most drafts: as the span of an issue it points at something."""
+"""`mathematics` is the domain of the briefs: as the evidence of an issue it points at something that reviewers were shown."""
 
+ISSUE = '{"dimension":"truth","severity":"%s","span":"mathematics","evidence":"mathematics","instruction":"%s"}'
 VERDICTS = [
     '{"verdict":"accept","issues":[]}',
-    '{"verdict":"revise","issues":[{"dimension":"truth","severity":"block","span":"the","instruction":"ask a question"}]}',
-    '{"verdict":"revise","issues":[{"dimension":"clarity","severity":"major","span":"the","instruction":"give a hint"}]}',
+    '{"verdict":"revise","issues":[' + ISSUE % ("block", "ask a question") + "]}",
+    '{"verdict":"revise","issues":[' + ISSUE % ("major", "give a hint") + "]}",
     '{"answer":"five","confident":true,"score":4}',
     '{"accuracy":4,"clarity":3,"agrees":false,"score":0.5}',
 ]
