@@ -84,16 +84,15 @@ LESSONS = [
 PHRASES = [
     "ask a question",
     "give a hint",
-    "mathematics",
-    "mathematics",
+    "the",
+    "the",
 ]
-"""`mathematics` is the domain of the briefs: as the evidence of an issue it points at something that reviewers were shown."""
+"""`the` stands in most drafts: as the span of an issue it points at something."""
 
-ISSUE = '{"dimension":"truth","severity":"%s","span":"mathematics","evidence":"mathematics","instruction":"%s"}'
 VERDICTS = [
     '{"verdict":"accept","issues":[]}',
-    '{"verdict":"revise","issues":[' + ISSUE % ("block", "ask a question") + "]}",
-    '{"verdict":"revise","issues":[' + ISSUE % ("major", "give a hint") + "]}",
+    '{"verdict":"revise","issues":[{"dimension":"truth","severity":"block","span":"the","instruction":"ask a question"}]}',
+    '{"verdict":"revise","issues":[{"dimension":"clarity","severity":"major","span":"the","instruction":"give a hint"}]}',
     '{"answer":"five","confident":true,"score":4}',
     '{"accuracy":4,"clarity":3,"agrees":false,"score":0.5}',
 ]

@@ -21,15 +21,6 @@ from tutelage.dialogue.view import brief_of, shortening
 FEW_WORDS: Final = 3
 """Fewer words than this are evidence only where they are all that a turn or a field of the brief says."""
 
-_STOP_WORDS = """
-    a an and any are as at be but by can do does for from had has have he i if in is it its of on or our she so that the
-    their there they this to was we were what which who will with you your aber als auf das dem den der des die ein eine
-    er es für ich ihr im in ist mit oder sie sind und von war was wie wir zu que el en la las lo los o para por se un una
-    y ce de du elle est et il le les qui une
-"""
-STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
-"""Words of any talk, in English, German, Spanish and French: a word or two of them point at nothing in a draft."""
-
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _QUOTED = re.compile(r'["“”„«»]([^"“”„«»]+)["“”„«»]')
 _LEFT_OUT = re.compile(r"\[?(?:\.{3}|…)\]?")
@@ -41,14 +32,12 @@ _MARKS = frozenset("\"'`*_#~>\\\u00b4\u201a\u201e")
 def points(issue: Issue, draft: str, seen: Iterable[str]) -> bool:
     """Whether an issue's span stands in the draft, or its evidence in what its reviewer was shown.
 
-    A word or two that stand in any talk, such as `is`, point at nothing.
-
     Args:
         issue: As the reviewer wrote it.
         draft: The text of the draft.
         seen: What else the reviewer was shown: fields of the brief and turns. Looked at only where the span does not do.
     """
-    return _names(issue.span, draft) or any(_shows(cited, text) for text in seen for cited in _cited(issue))
+    return _stands_in(issue.span, draft) or any(_shows(cited, text) for text in seen for cited in _cited(issue))
 
 
 def seen_by(sees: frozenset[str], dialogue: Dialogue) -> Iterator[str]:
@@ -76,14 +65,6 @@ def _shows(cited: str, text: str) -> bool:
     if len(tokens.split()) < FEW_WORDS:
         return bool(tokens) and tokens == _tokens(text)
     return _stands_in(cited, text)
-
-
-def _names(span: str, draft: str) -> bool:
-    """Whether a span stands in a draft, and is more than a word or two of any talk, or else all of the draft."""
-    words = _tokens(span).split()
-    if len(words) < FEW_WORDS and STOP_WORDS.issuperset(words):
-        return bool(words) and words == _tokens(draft).split()
-    return _stands_in(span, draft)
 
 
 def _stands_in(span: str, text: str) -> bool:
