@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import not_
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -41,10 +42,6 @@ def _share_fields_set(record: Record) -> None:
 
 def _is_absent(value: object) -> bool:
     return value is None
-
-
-def _is_empty(value: Sequence[object] | Mapping[str, object]) -> bool:
-    return not value
 
 
 def _packed(typecode: Literal["I", "d"], values: Any) -> Any:
@@ -180,7 +177,7 @@ class Review(Record):
     verdict: Literal["accept", "revise"]
     issues: list[Issue] = Field(default_factory=list)
     scores: dict[str, float] = Field(default_factory=dict)
-    claims: list[Claim] = Field(default_factory=list, exclude_if=_is_empty)
+    claims: list[Claim] = Field(default_factory=list, exclude_if=not_)
     """What the draft claims, from a reviewer that looks for evidence."""
     reply: str | None = Field(default=None, exclude_if=_is_absent)
     """What the model replied, word for word, where its schema was another than `Verdict`: the fields above do not hold all
@@ -199,7 +196,7 @@ class Attempt(Record):
     """Accepted only because no revision was better: the best draft, not a good one."""
     private: dict[str, Any] = Field(default_factory=dict)
     """What a reply with a shape held besides the utterance."""
-    mind: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)
+    mind: dict[str, Any] = Field(default_factory=dict, exclude_if=not_)
     """What was in the role's mind when it spoke: what its agent's `mind` gave."""
     call: Call
     reviews: list[Review] = Field(default_factory=list)
@@ -214,7 +211,7 @@ class Step(Record):
     kind: str
     role: str
     text: str
-    data: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)
+    data: dict[str, Any] = Field(default_factory=dict, exclude_if=not_)
     """What code made of the reply."""
     call: Call
 

@@ -1,7 +1,8 @@
 """The transcript of one dialogue: all that training, audits and resuming need."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from datetime import datetime
+from operator import not_
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -10,10 +11,6 @@ from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Attempt, Call, Outcome, Record, Step, Turn
 
 SCHEMA: Literal["tutelage.transcript/1"] = "tutelage.transcript/1"
-
-
-def _is_empty(value: Sized) -> bool:
-    return not value
 
 
 class GraphIdentity(Record):
@@ -76,11 +73,11 @@ class Transcript(Record):
     brief: Brief
     turns: list[Turn]
     unfinished: Unfinished | None = None
-    cut_turns: list[Turn] = Field(default_factory=list, exclude_if=_is_empty)
+    cut_turns: list[Turn] = Field(default_factory=list, exclude_if=not_)
     """What was said after the last turn that says something, where the outcome cut it off."""
-    profiles: dict[str, dict[str, str]] = Field(default_factory=dict, exclude_if=_is_empty)
+    profiles: dict[str, dict[str, str]] = Field(default_factory=dict, exclude_if=not_)
     """By role, what it was in this dialogue beyond the brief: a persona."""
-    findings: dict[str, Any] = Field(default_factory=dict, exclude_if=_is_empty)
+    findings: dict[str, Any] = Field(default_factory=dict, exclude_if=not_)
     """What was found out about the dialogue as a whole, by the name of what found it out."""
     outcome: Outcome
     lineage: Lineage = Lineage()
