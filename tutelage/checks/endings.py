@@ -54,10 +54,9 @@ def unless_passed(check: Check) -> StopRule:
 
     def rule(dialogue: Dialogue, limits: Limits) -> Outcome | None:
         *before, last = dialogue["turns"]
-        accepted = next((attempt for attempt in last.attempts if attempt.status == "accepted"), None)
-        if check.discards is None or accepted is None:
+        if check.discards is None or last.accepted is None:
             return None
-        issues = check.look({**dialogue, "turns": before, "speaker": last.role}, accepted)
+        issues = check.look({**dialogue, "turns": before, "speaker": last.role}, last.accepted)
         veto = next((issue for issue in issues if issue.severity == "block"), None)
         return discarded(check.discards, f"{last.role}: {veto.span or veto.evidence}") if veto else None
 

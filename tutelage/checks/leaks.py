@@ -153,8 +153,7 @@ def first_answer(turns: Sequence[Turn], brief: Brief) -> FirstAnswer | None:
 
 def judged_to_tell(turn: Turn) -> bool:
     """Whether a judge of leaks found that a turn gives the answer away; of a panel, most of its members."""
-    said = next((attempt for attempt in turn.attempts if attempt.status == "accepted"), None)
-    reviews = said.reviews if said is not None else []
+    reviews = turn.accepted.reviews if turn.accepted is not None else []
     revealed = [review.scores.get("reveals", 0.0) for review in reviews if review.role == LEAK_JUDGE]
     return bool(revealed) and median_low(revealed) >= 1.0
 

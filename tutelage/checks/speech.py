@@ -60,11 +60,10 @@ class Said:
     def turn(cls, turns: Sequence[Turn], index: int, brief: Brief) -> "Said":
         """A turn that was said."""
         turn = turns[index]
-        accepted = next((attempt for attempt in turn.attempts if attempt.status == "accepted"), None)
         return cls(
             text=turn.text,
             role=turn.role,
-            finish_reason=accepted.call.finish_reason if accepted else None,
+            finish_reason=turn.accepted.call.finish_reason if turn.accepted else None,
             before=turns[:index],
             brief=brief,
         )

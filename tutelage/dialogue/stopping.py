@@ -183,9 +183,9 @@ def _routers(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[tuple[str | None
 
 def tokens_said(turn: Turn) -> int:
     """The tokens of what was said; of several candidates from one request, which counts them together, their mean."""
-    call = next((attempt.call for attempt in turn.attempts if attempt.status == "accepted"), None)
-    if call is None:  # said by no model: a person's turn, made by a node of one's own
+    if turn.accepted is None:  # said by no model: a person's turn, made by a node of one's own
         return len(turn.text) // CHARACTERS_PER_TOKEN
+    call = turn.accepted.call
     if call.candidate is None:
         return call.completion_tokens
     calls = [attempt.call for attempt in turn.attempts] + [step.call for step in turn.steps]

@@ -230,6 +230,11 @@ class Turn(Record):
     attempts: list[Attempt]
     steps: list[Step] = Field(default_factory=list)
 
+    @property
+    def accepted(self) -> Attempt | None:
+        """The attempt that was said; None for a turn that no model made, a person's."""
+        return next((attempt for attempt in self.attempts if attempt.status == "accepted"), None)
+
 
 class Shortening(Record):
     """The oldest turns of a dialogue are no longer shown to anyone: it had outgrown `limits.tokens`."""

@@ -53,9 +53,8 @@ class Fragments:
 def claims_of(turns: Iterable[Turn], role: str | None = None) -> Iterator[Claim]:
     """The claims of what was said: of accepted drafts, by one role or by all."""
     for turn in turns:
-        if role in (None, turn.role):
-            accepted = (attempt for attempt in turn.attempts if attempt.status == "accepted")
-            yield from (claim for attempt in accepted for review in attempt.reviews for claim in review.claims)
+        if role in (None, turn.role) and turn.accepted:
+            yield from (claim for review in turn.accepted.reviews for claim in review.claims)
 
 
 def factscore(verdicts: Verdicts, gamma: int = GAMMA) -> float | None:
