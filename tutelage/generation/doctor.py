@@ -11,15 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
-
-from langgraph.graph import StateGraph
+from typing import Final
 
 from tutelage.briefs.sources import BriefIndex, read_briefs
 from tutelage.config import Config, load_config
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
-from tutelage.dialogue.nodes import Draft, Speak
+from tutelage.dialogue.nodes import Draft, Speak, actions_of
 from tutelage.dialogue.prompt import Prompt, PromptLibrary
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt, Call, Issue, Review, Turn
@@ -116,7 +114,7 @@ class _Subject:
     def candidates(self) -> dict[str, int]:
         """By role, how many candidates its model is asked for at once."""
         most: dict[str, int] = {}
-        for node in _nodes_of(self.graph.graph) if self.graph else ():
+        for node in actions_of(self.graph.graph) if self.graph else ():
             if isinstance(node, Speak | Draft):
                 most[node.agent.role] = max(node.candidates, most.get(node.agent.role, 1))
         return most
@@ -311,14 +309,6 @@ def _reached(findings: Sequence[Finding]) -> list[Finding]:
     if {finding.group for finding in findings if finding.level is Level.FINE} - down:
         return [replace(finding, unreachable=False) for finding in findings]
     return list(findings)
-
-
-def _nodes_of(graph: StateGraph[Any, Any, Any, Any]) -> Iterator[Any]:
-    """What a graph's nodes, and those of its subgraphs, do."""
-    for node in graph.nodes.values():
-        if isinstance(builder := getattr(node.runnable, "builder", None), StateGraph):
-            yield from _nodes_of(builder)
-        yield getattr(node.runnable, "afunc", None) or getattr(node.runnable, "func", None)
 
 
 def _length(prompt: Prompt) -> int:

@@ -26,7 +26,7 @@ from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.cast import Cast
 from tutelage.dialogue.checking import Check, vetoes
 from tutelage.dialogue.cycles import CYCLE
-from tutelage.dialogue.nodes import Draft
+from tutelage.dialogue.nodes import Draft, actions_of
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.turn import Attempt, Issue, Review
 from tutelage.dialogue.view import check_prompts
@@ -186,8 +186,9 @@ def _students(graph: LoadedGraph, *, perfect_judge: bool) -> list[_Student]:
 
 def _checks(graph: LoadedGraph, agent: Agent) -> tuple[Check, ...]:
     """What an agent's words must pass in its graph, without what a critique loop adds by itself."""
-    actions = (getattr(node.runnable, "afunc", None) for node in graph.graph.nodes.values())
-    drafting = next((action for action in actions if isinstance(action, Draft) and action.agent == agent), None)
+    drafting = next(
+        (action for action in actions_of(graph.graph) if isinstance(action, Draft) and action.agent == agent), None
+    )
     return tuple(check for check in drafting.checks if check != CYCLE) if drafting else ()
 
 

@@ -23,7 +23,7 @@ from tutelage.briefs.sources import BriefIndex, read_briefs
 from tutelage.config import load_config
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.nodes import Draft, Speak
+from tutelage.dialogue.nodes import Draft, Speak, actions_of
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import outcome_of
 from tutelage.dialogue.turn import Attempt, Outcome, Review, Step, Turn
@@ -289,11 +289,7 @@ def _items(value: Any) -> list[Any]:
 def _live_speakers(graph: DialogueGraph) -> dict[str, bool]:
     """The roles whose words are shown as they come, those that speak; and whether their replies have a schema."""
     roles: dict[str, bool] = {}
-    for node in graph.nodes.values():
-        inner = getattr(node.runnable, "builder", None)
-        if inner is not None:
-            roles |= _live_speakers(inner)
-        action = getattr(node.runnable, "afunc", None)
+    for action in actions_of(graph):
         # What is chosen from several candidates is shown when it has been.
         if isinstance(action, Speak | Draft) and getattr(action, "candidates", 1) == 1:
             roles[action.agent.role] = isinstance(action.agent.reply, type)
