@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, cast
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.briefs.sources import BriefIndex, read_briefs
+from tutelage.checks.leaks import STUDENT
 from tutelage.config import Config, load_config
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.asking import ask_for
@@ -37,7 +38,6 @@ from tutelage.generation.generate import fast_loop
 from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
 from tutelage.generation.student_display import render, show_trials
 from tutelage.learners.feedback import FEEDBACK_JUDGE, Kind, feedback_in
-from tutelage.learners.knowledge import STUDENT
 from tutelage.learners.probes import lettered, probe_prompt, shape_of
 from tutelage.learners.saying import given_away, says_right, says_wrong
 from tutelage.learners.trials import Lesson, Trial, can_be_tried, lesson_on, trial_graph

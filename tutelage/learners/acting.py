@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+from tutelage.checks.leaks import STUDENT
+from tutelage.checks.tokens import language_code
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.checking import Check
 from tutelage.dialogue.state import Dialogue
@@ -18,7 +20,7 @@ from tutelage.dialogue.stopping import Reason
 from tutelage.dialogue.turn import Attempt, Issue
 from tutelage.dialogue.view import brief_of
 from tutelage.learners.enrolment import TACTIC
-from tutelage.learners.knowledge import STUDENT, Knowledge, knowledge_of, misconception_of
+from tutelage.learners.knowledge import Knowledge, knowledge_of, misconception_of
 from tutelage.learners.saying import given_away, says_right, says_wrong, terms_in, wrong_in, wrong_is_in_sight
 
 TRIES: Final = 3
@@ -122,7 +124,7 @@ def _its_own_terms(brief: Brief) -> tuple[str, ...]:
 def _conceded(text: str, brief: Brief) -> str:
     """The words by which a text gives up the answer that it is to hold; empty if there are none."""
     plain = re.sub(r"\s", " ", text).replace("\u2019", "'")
-    if found := _concession((brief.language or "en").casefold()[:2]).search(plain):
+    if found := _concession(language_code(brief.language)).search(plain):
         return text[found.start() : found.end()]
     named = wrong_in(text, brief)
     # "It is not 2/5." gives it up; "Why is it not 2/5?" does not.

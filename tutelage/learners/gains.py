@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Literal
 
+from tutelage.checks.leaks import TUTOR
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.turn import Step, Turn
-from tutelage.learners.techniques import TUTOR, first_said
+from tutelage.learners.techniques import first_said
 
 
 def solve_rates(turns: Sequence[Turn], when: Literal["before", "after"]) -> dict[int, Fraction]:

@@ -8,12 +8,10 @@ The state is folded over what was said and judged, and kept nowhere else: a dial
 read years later and a fork of either give the same knowledge.
 """
 
-from typing import Final
-
 from pydantic import BaseModel, ConfigDict
 
 from tutelage.checks.answers import states
-from tutelage.checks.leaks import judged_to_tell
+from tutelage.checks.leaks import STUDENT, judged_to_tell
 from tutelage.dialogue.brief import Brief, Misconception
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Turn
@@ -21,8 +19,6 @@ from tutelage.dialogue.view import brief_of
 from tutelage.errors import BriefError
 from tutelage.learners.feedback import feedback_in
 from tutelage.learners.saying import given_away, terms_in
-
-STUDENT: Final = "student"
 
 
 class Knowledge(BaseModel):

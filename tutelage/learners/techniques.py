@@ -11,18 +11,16 @@ from enum import StrEnum
 from typing import Final
 
 from tutelage.checks.answers import gives
-from tutelage.checks.leaks import first_answer
+from tutelage.checks.leaks import STUDENT, first_answer
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.prompt import PromptLibrary
 from tutelage.dialogue.stopping import Reason
 from tutelage.dialogue.turn import Outcome, Turn
-from tutelage.learners.knowledge import STUDENT
 
 TECHNIQUE: Final = "technique."
 """What the name of a technique's template begins with."""
 FINDING: Final = "technique"
 """The dialogue's finding that names its technique; it has none where the student was an honest one."""
-TUTOR: Final = "tutor"
 
 
 def known_techniques(prompts: PromptLibrary) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
+from tutelage.checks.leaks import STUDENT, TUTOR
+from tutelage.checks.tokens import language_code
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.brief import Brief
 from tutelage.dialogue.cast import Cast, Limits
@@ -25,10 +27,8 @@ from tutelage.dialogue.turn import Outcome, Turn
 from tutelage.dialogue.view import brief_of
 from tutelage.learners.acting import TRIES
 from tutelage.learners.feedback import FEEDBACK_JUDGE, Kind
-from tutelage.learners.knowledge import STUDENT, misconception_of
+from tutelage.learners.knowledge import misconception_of
 from tutelage.learners.saying import given_away
-
-TUTOR: Final = "tutor"
 
 _GENERIC: Final = {
     "en": ("That is not right. Think again.", "No, that is wrong. Try once more.", "Not quite. Have another look."),
@@ -95,7 +95,7 @@ def lesson_on(brief: Brief, others: Iterable[Brief]) -> Lesson:
     feedback: dict[Kind, Sequence[str]] = {
         "targeted": _reasons(brief, brief),
         "misaligned": next((reasons for other in _nearest(brief, others) if (reasons := _reasons(other, brief))), ()),
-        "generic": _GENERIC.get((brief.language or "en").casefold()[:2], _GENERIC["en"]),
+        "generic": _GENERIC.get(language_code(brief.language), _GENERIC["en"]),
     }
     rounds = range(misconception_of(brief).robustness)
     return Lesson(
@@ -161,7 +161,7 @@ def _reasons(source: Brief, for_: Brief) -> tuple[str, ...]:
     """What a brief has to say against its misconception, without what the answer of another one stands in."""
     changes = source.misconception.changes_when if source.misconception else ()
     changes, facts = (tuple(text for text in texts if not given_away(text, for_)) for texts in (changes, source.facts))
-    lead = _LEADS.get((source.language or "en").casefold()[:2], _LEADS["en"])
+    lead = _LEADS.get(language_code(source.language), _LEADS["en"])
     reasons = [f"{lead} {change}" for change in changes] or [""] * len(facts)
     return tuple(f"{reason} {facts[n % len(facts)] if facts else ''}".strip() for n, reason in enumerate(reasons))
 

@@ -11,12 +11,11 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tutelage.checks.leaks import FirstAnswer, first_answer, leaked_by
+from tutelage.checks.leaks import STUDENT, TUTOR, FirstAnswer, first_answer, leaked_by
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.turn import Attempt
 from tutelage.dialogue.view import drafts
-from tutelage.learners.knowledge import STUDENT
-from tutelage.learners.techniques import FINDING, TUTOR, outcome_of_technique
+from tutelage.learners.techniques import FINDING, outcome_of_technique
 from tutelage.quality.intervals import AnyMean, AnyRate, Rate, mean, rate
 from tutelage.transcripts.transcript import Transcript
 

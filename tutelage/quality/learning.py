@@ -10,12 +10,13 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from tutelage.checks.leaks import STUDENT
 from tutelage.dialogue.state import Dialogue
 from tutelage.dialogue.stopping import Reason
 from tutelage.dialogue.turn import Attempt
 from tutelage.learners.acting import in_character
 from tutelage.learners.feedback import KINDS, Kind, feedback_in
-from tutelage.learners.knowledge import STUDENT, knowledge_of
+from tutelage.learners.knowledge import knowledge_of
 from tutelage.quality.intervals import AnyMean, AnyRate, mean, rate
 from tutelage.transcripts.transcript import Transcript
 

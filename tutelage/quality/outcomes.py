@@ -8,8 +8,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from tutelage.checks.leaks import TUTOR
 from tutelage.learners.gains import solve_rate_gain, solve_rates, solved_within, told_within
-from tutelage.learners.techniques import TUTOR
 from tutelage.quality.intervals import AnyMean, AnyRate, mean, rate
 from tutelage.transcripts.transcript import Transcript
 
