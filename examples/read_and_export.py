@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from tutelage import read_transcripts
-from tutelage.transcripts.export import export
+from tutelage.exports.export import export
+from tutelage.exports.request import Request
 from tutelage.transcripts.messages import Prompts
 
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -28,6 +29,6 @@ with Prompts(run) as prompts:
     for message in prompts.messages(first.call.prompt_sha256):
         print(f"[{message['role']}] {message['content'][:200]}")
 
-print(export(run, format="sft", role="tutor", out=out / "tutor-sft", files="jsonl"))
-print(export(run, format="sft", role="student", out=out / "student-sft", files="jsonl"))
-print(export(run, format="dpo", role="tutor", out=out / "tutor-dpo", files="jsonl"))
+print(export(run, Request(format="sft", role="tutor", files="jsonl"), out=out / "tutor-sft"))
+print(export(run, Request(format="sft", role="student", files="jsonl"), out=out / "student-sft"))
+print(export(run, Request(format="dpo", role="tutor", files="jsonl"), out=out / "tutor-dpo"))

@@ -9,11 +9,12 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from tutelage.errors import TutelageError
+from tutelage.exports.request import Request
 
 if TYPE_CHECKING:
     from tutelage.generation.control_client import ControlClient
@@ -284,56 +285,29 @@ def student(
 
 @app.command
 def export(
-    run: str,
-    *,
-    format: Literal["sft", "dpo"],  # noqa: A002
+    *runs: str,
+    request: Annotated[Request, Parameter(name="*")],
     out: Annotated[Path, OUT],
-    role: str = "tutor",
-    files: Literal["parquet", "jsonl"] = "parquet",
-    whole_dialogue: bool = False,
-    forced: bool = False,
-    with_private: bool = False,
     force: bool = False,
 ) -> int:
-    """Makes training files of a run.
+    """Makes training files of one run or several.
 
     Parameters
     ----------
-    run
-        A run folder, or the name of one under runs/.
-    format
-        sft: prompt and completion. dpo: a draft that was sent back against the revision that was accepted.
+    runs
+        Run folders, or names of runs under runs/.
     out
         The folder to write; it must be empty or not there.
-    role
-        Whose turns to train on: tutor, student, a reviewer, or a role of your own.
-    files
-        Parquet as the Hub lays it out, or JSONL.
-    whole_dialogue
-        For sft: one row of messages for each dialogue, not one row for each turn.
-    forced
-        Keep drafts that were said only because no revision was better.
-    with_private
-        For sft: learn a reply's private fields, too: all of it as JSON, what was said last.
     force
         Replace what is in the folder.
     """
+    from tutelage.errors import UserError
+    from tutelage.exports.export import export as write
     from tutelage.generation.run_folder import find_run
-    from tutelage.transcripts.export import export as write
 
-    print(
-        write(
-            find_run(run),
-            format=format,
-            out=out,
-            role=role,
-            files=files,
-            whole_dialogue=whole_dialogue,
-            forced=forced,
-            with_private=with_private,
-            force=force,
-        )
-    )
+    if not runs:
+        raise UserError("say which run: `tutelage export RUN --format sft --out DIR`")
+    print(write([find_run(run) for run in runs], request, out=out, force=force))
     return 0
 
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import tutelage
+from tutelage.exports.export import export
+from tutelage.exports.request import FileKind, Request
 from tutelage.testing import SimulatedEndpoint
-from tutelage.transcripts.export import export
-from tutelage.transcripts.training_files import FileKind
 
 pytestmark = pytest.mark.trainers
 
@@ -46,10 +46,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
         summary = tutelage.generate(config, out=folder / "lessons")
     assert summary.count("completed") == DIALOGUES
     for files in KINDS:
-        write = partial(export, summary.folder, files=files)
-        write(format="sft", out=folder / "exports" / f"sft-{files}")
-        write(format="sft", out=folder / "exports" / f"sft-messages-{files}", whole_dialogue=True)
-        write(format="dpo", out=folder / "exports" / f"dpo-{files}")
+        write = partial(export, summary.folder)
+        write(Request(format="sft", files=files), out=folder / "exports" / f"sft-{files}")
+        whole = Request(format="sft", files=files, whole_dialogue=True)
+        write(whole, out=folder / "exports" / f"sft-messages-{files}")
+        write(Request(format="dpo", files=files), out=folder / "exports" / f"dpo-{files}")
     return folder / "exports"
 
 

@@ -21,8 +21,11 @@ MAY_IMPORT = {
     "quality": {"transcripts", "learners", "evidence", "checks", "dialogue", "config", "errors", "telemetry"},
     "serving": {"dialogue", "config", "errors", "telemetry"},
     "transcripts": {"dialogue", "config", "errors", "telemetry"},
+    "exports": {"quality", "transcripts", "checks", "learners", "dialogue", "errors", "telemetry"},
+    "reports": {"quality", "exports", "transcripts", "dialogue", "errors", "telemetry"},
     "generation": {
         "briefs",
+        "exports",
         "quality",
         "transcripts",
         "serving",
@@ -42,7 +45,9 @@ MAY_IMPORT = {
     "cli": {
         "generation",
         "briefs",
+        "exports",
         "quality",
+        "reports",
         "transcripts",
         "serving",
         "dialogue",

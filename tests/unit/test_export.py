@@ -39,13 +39,14 @@ from tutelage.dialogue.stopping import completed, outcome_of
 from tutelage.dialogue.turn import Outcome, Step
 from tutelage.errors import ExportError
 from tutelage.evidence.fact_checking import fact_check
+from tutelage.exports import files as training_files
+from tutelage.exports.card import TRIAL_MODELS
+from tutelage.exports.export import export
+from tutelage.exports.request import Request
 from tutelage.graphs.debate import debate
 from tutelage.graphs.lesson import lesson
 from tutelage.serving.weights import SMOLLM2
 from tutelage.testing.scripted import Said, Script, ScriptedModel
-from tutelage.transcripts import training_files
-from tutelage.transcripts.dataset_card import TRIAL_MODELS
-from tutelage.transcripts.export import export
 from tutelage.transcripts.messages import MessageLog
 from tutelage.transcripts.store import TranscriptStore
 from tutelage.transcripts.transcript import GraphIdentity, Unfinished, Usage, calls_of
@@ -193,7 +194,7 @@ def card_of(out: Path) -> tuple[dict[str, Any], str]:
 
 async def test_sft_pairs_what_a_role_was_shown_with_what_it_said(runs: Runs, tmp_path: Path) -> None:
     transcript = await runs.play(script())
-    export(runs.path, format="sft", out=tmp_path / "out")
+    export(runs.path, Request(format="sft"), out=tmp_path / "out")
     turns = [turn for turn in transcript.turns if turn.role == "tutor"]
     rows = rows_of(tmp_path / "out")
     assert len(rows) == len(turns) == 2
@@ -208,7 +209,7 @@ async def test_the_prompt_is_that_of_the_first_draft_and_the_completion_the_acce
     runs: Runs, tmp_path: Path
 ) -> None:
     transcript = await runs.play(script(**SENT_BACK_ONCE))
-    export(runs.path, format="sft", out=tmp_path / "out")
+    export(runs.path, Request(format="sft"), out=tmp_path / "out")
     first, second = transcript.turns[0].attempts
     row = rows_of(tmp_path / "out")[0]
     assert row["prompt"] == runs.sent[first.call.prompt_sha256] != runs.sent[second.call.prompt_sha256]
@@ -220,14 +221,14 @@ async def test_no_critique_is_in_any_prompt_of_sft(runs: Runs, tmp_path: Path, w
     await runs.play(script(critic=[REVISE, ACCEPT]))
     assert any(CANARY in str(prompt) for prompt in runs.sent.values())
     for role in ("tutor", "student"):
-        export(runs.path, format="sft", out=tmp_path / role, role=role, whole_dialogue=whole_dialogue)
+        export(runs.path, Request(format="sft", role=role, whole_dialogue=whole_dialogue), out=tmp_path / role)
         assert CANARY not in str(rows_of(tmp_path / role))
 
 
 async def test_no_critique_is_in_any_prompt_or_text_of_dpo(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script(critic=[WORSE, REVISE, ACCEPT]))
     assert any(CANARY in str(prompt) for prompt in runs.sent.values())
-    export(runs.path, format="dpo", out=tmp_path / "out")
+    export(runs.path, Request(format="dpo"), out=tmp_path / "out")
     assert len(rows_of(tmp_path / "out")) == 2
     assert CANARY not in str(rows_of(tmp_path / "out"))
 
@@ -239,14 +240,14 @@ async def test_a_note_that_asked_for_a_better_shape_is_not_in_the_prompt(runs: R
     assert [step.kind for step in turn.steps] == ["misfit"] * 3
     misfit_of = {step.role: step.call.prompt_sha256 for step in reversed(turn.steps)}
     for role, given in (("tutor", turn.attempts[0].call), ("critic", turn.attempts[0].reviews[0].call)):
-        export(runs.path, format="sft", out=tmp_path / role, role=role)
+        export(runs.path, Request(format="sft", role=role), out=tmp_path / role)
         assert given is not None
         assert rows_of(tmp_path / role)[0]["prompt"] == runs.sent[misfit_of[role]] != runs.sent[given.prompt_sha256]
 
 
 async def test_a_whole_dialogue_is_one_row_as_the_role_saw_it(runs: Runs, tmp_path: Path) -> None:
     transcript = await runs.play(script(**SENT_BACK_ONCE))
-    export(runs.path, format="sft", out=tmp_path / "out", role="student", whole_dialogue=True)
+    export(runs.path, Request(format="sft", role="student", whole_dialogue=True), out=tmp_path / "out")
     [row] = rows_of(tmp_path / "out")
     system, *messages = row["messages"]
     assert system["role"] == "system"
@@ -265,9 +266,9 @@ async def test_a_whole_dialogue_whose_earlier_turns_followed_notes_is_left_out(r
     transcript = await runs.play(said, graph=noted)
     assert [turn.role for turn in transcript.turns].count("student") == 2
     with pytest.raises(ExportError, match=r"left out: 1 notes lost .*export without `whole_dialogue`"):
-        export(runs.path, format="sft", out=tmp_path / "out", role="student", whole_dialogue=True)
-    assert export(runs.path, format="sft", out=tmp_path / "tutor", whole_dialogue=True).rows == 1
-    export(runs.path, format="sft", out=tmp_path / "turns", role="student")
+        export(runs.path, Request(format="sft", role="student", whole_dialogue=True), out=tmp_path / "out")
+    assert export(runs.path, Request(format="sft", whole_dialogue=True), out=tmp_path / "tutor").rows == 1
+    export(runs.path, Request(format="sft", role="student"), out=tmp_path / "turns")
     for row, turn in zip(rows_of(tmp_path / "turns"), transcript.turns[1::2], strict=True):
         assert row["prompt"] == runs.sent[turn.attempts[0].call.prompt_sha256]
 
@@ -282,17 +283,17 @@ async def test_what_a_role_thought_before_it_spoke_is_learnt_only_where_asked_fo
 
     reply = {"plan": "Ask back.", "doubts": ["sixths?"], "utterance": "Why sixths?"}
     await runs.play(script(student=[reply], leak_judge=[{"reveals": "nothing", **ACCEPT}]), graph=planned)
-    export(runs.path, format="sft", out=tmp_path / "said", role="student")
+    export(runs.path, Request(format="sft", role="student"), out=tmp_path / "said")
     assert {row["completion"][0]["content"] for row in rows_of(tmp_path / "said")} == {"Why sixths?"}
     for role, completion in (("student", orjson.dumps(reply).decode()), ("tutor", None)):
-        export(runs.path, format="sft", out=tmp_path / role, role=role, with_private=True)
+        export(runs.path, Request(format="sft", role=role, with_private=True), out=tmp_path / role)
         said = rows_of(tmp_path / role)[0]["completion"][0]["content"]
         assert said == (completion or runs.transcripts[0].turns[0].text)
 
 
 async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: Path) -> None:
     transcript = await runs.play(script(**SENT_BACK_ONCE))
-    export(runs.path, format="sft", out=tmp_path / "out", role="critic")
+    export(runs.path, Request(format="sft", role="critic"), out=tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     verdicts = [orjson.loads(row["completion"][0]["content"]) for row in rows]
     assert verdicts == [REVISE, ACCEPT, ACCEPT]
@@ -305,7 +306,7 @@ async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: 
 async def test_a_reviewer_with_a_schema_of_its_own_learns_what_it_replied(runs: Runs, tmp_path: Path) -> None:
     reply = {"reveals": "part", **ACCEPT}
     transcript = await runs.play(script(leak_judge=[reply]), graph=judged_lesson)
-    export(runs.path, format="sft", out=tmp_path / "out", role="leak_judge")
+    export(runs.path, Request(format="sft", role="leak_judge"), out=tmp_path / "out")
     [review] = transcript.turns[0].attempts[0].reviews
     assert review.scores == {"reveals": 0.5}
     rows = rows_of(tmp_path / "out")
@@ -323,7 +324,7 @@ async def test_a_checker_of_claims_learns_what_it_found_and_not_the_review_made_
     transcript = await runs.play(said, graph=checked_lesson, brief=brief)
     review = transcript.turns[0].attempts[0].reviews[0]
     assert review.claims and review.scores
-    export(runs.path, format="sft", out=tmp_path / "out", role="claim_checker")
+    export(runs.path, Request(format="sft", role="claim_checker"), out=tmp_path / "out")
     assert orjson.loads(rows_of(tmp_path / "out")[0]["completion"][0]["content"]) == found
 
 
@@ -343,7 +344,7 @@ async def test_a_review_whose_reply_is_not_there_is_left_out_and_counted(
         return turn.model_copy(update={"attempts": [attempt.model_copy(update={"reviews": reviews})]})
 
     await runs.play(script(), change=without_reply)
-    summary = export(runs.path, format="sft", out=tmp_path / "out", role="critic")
+    summary = export(runs.path, Request(format="sft", role="critic"), out=tmp_path / "out")
     assert [row["turn"] for row in rows_of(tmp_path / "out")] == [2]
     assert summary.left_out == {"reply lost": 1}
 
@@ -354,7 +355,7 @@ async def test_each_member_of_a_panel_has_a_row_of_its_own(runs: Runs, tmp_path:
         return turn.model_copy(update={"attempts": attempts})
 
     await runs.play(script(), change=twice)
-    export(runs.path, format="sft", out=tmp_path / "out", role="critic")
+    export(runs.path, Request(format="sft", role="critic"), out=tmp_path / "out")
     ids = [row["id"] for row in rows_of(tmp_path / "out")]
     assert ids == ["d0/0/0/critic", "d0/0/0/critic/1", "d0/2/0/critic", "d0/2/0/critic/1"]
 
@@ -368,14 +369,14 @@ async def test_a_role_that_assesses_learns_from_its_assessments(runs: Runs, tmp_
     }
     brief = Brief(question="What is 1/2 + 1/3?", answer=("5/6",), misconception=Misconception(belief="Add the tops."))
     await runs.play(said, graph=debate, brief=brief)
-    export(runs.path, format="sft", out=tmp_path / "out", role="moderator")
+    export(runs.path, Request(format="sft", role="moderator"), out=tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     assert [orjson.loads(row["completion"][0]["content"]) for row in rows] == [ruling, ruling]
 
 
 async def test_dpo_pairs_each_draft_that_was_sent_back_with_the_accepted_one(runs: Runs, tmp_path: Path) -> None:
     transcript = await runs.play(script(critic=[WORSE, REVISE, ACCEPT]))
-    export(runs.path, format="dpo", out=tmp_path / "out")
+    export(runs.path, Request(format="dpo"), out=tmp_path / "out")
     drafts = transcript.turns[0].attempts
     rows = rows_of(tmp_path / "out")
     assert [row["rejected"][0]["content"] for row in rows] == [drafts[0].text, drafts[1].text]
@@ -383,7 +384,7 @@ async def test_dpo_pairs_each_draft_that_was_sent_back_with_the_accepted_one(run
     assert all(row["prompt"] == runs.sent[drafts[0].call.prompt_sha256] for row in rows)
     assert all(row["issues_fixed"] == ["leak"] for row in rows)
     assert [row["id"] for row in rows] == ["d0/0/0", "d0/0/1"]
-    assert "margin" not in rows[0]
+    assert rows[0]["margin"] is None
 
 
 async def test_dpo_has_the_margin_of_the_scores_that_both_drafts_have(runs: Runs, tmp_path: Path) -> None:
@@ -398,7 +399,7 @@ async def test_dpo_has_the_margin_of_the_scores_that_both_drafts_have(runs: Runs
         return turn.model_copy(update={"attempts": attempts or turn.attempts})
 
     await runs.play(script(**SENT_BACK_ONCE), change=score)
-    export(runs.path, format="dpo", out=tmp_path / "out")
+    export(runs.path, Request(format="dpo"), out=tmp_path / "out")
     [row] = rows_of(tmp_path / "out")
     assert (row["score_chosen"], row["score_rejected"], row["margin"]) == (0.75, 0.25, 0.5)
 
@@ -424,7 +425,7 @@ async def test_pairs_that_teach_nothing_are_left_out_and_counted(runs: Runs, tmp
     await runs.play(script(critic=[WORSE, REVISE, ACCEPT]), id_="repeated", change=twice)
     await runs.play(script(critic=[revise("tone"), still_wrong, ACCEPT]), id_="nothing mended")
     await runs.play(script(critic=[REVISE, REVISE, ACCEPT]), id_="forced")
-    summary = export(runs.path, format="dpo", out=tmp_path / "out")
+    summary = export(runs.path, Request(format="dpo"), out=tmp_path / "out")
     assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good", "repeated"]
     assert summary.left_out == {"identical": 1, "repeated": 1, "nothing mended": 1, "forced": 1}
     assert "left out: 1 forced" in str(summary)
@@ -437,10 +438,10 @@ async def test_pairs_that_teach_nothing_are_left_out_and_counted(runs: Runs, tmp
 async def test_forced_turns_are_left_out_unless_they_are_asked_for(runs: Runs, tmp_path: Path) -> None:
     transcript = await runs.play(script(critic=[REVISE, REVISE, ACCEPT]))
     assert any(attempt.forced for attempt in transcript.turns[0].attempts)
-    without = export(runs.path, format="sft", out=tmp_path / "without")
+    without = export(runs.path, Request(format="sft"), out=tmp_path / "without")
     assert [row["turn"] for row in rows_of(tmp_path / "without")] == [2]
     assert without.left_out == {"forced": 1}
-    kept = export(runs.path, format="sft", out=tmp_path / "with", forced=True)
+    kept = export(runs.path, Request(format="sft", forced=True), out=tmp_path / "with")
     assert [row["turn"] for row in rows_of(tmp_path / "with")] == [0, 2]
     assert not kept.left_out
     assert "Refused turns are in it" in card_of(tmp_path / "with")[1]
@@ -450,7 +451,7 @@ async def test_forced_turns_are_left_out_unless_they_are_asked_for(runs: Runs, t
 async def test_a_whole_dialogue_with_a_forced_turn_is_left_out(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script(), id_="good")
     await runs.play(script(critic=[REVISE, REVISE, ACCEPT]), id_="forced")
-    summary = export(runs.path, format="sft", out=tmp_path / "out", whole_dialogue=True)
+    summary = export(runs.path, Request(format="sft", whole_dialogue=True), out=tmp_path / "out")
     assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good"]
     assert summary.left_out == {"forced": 1}
 
@@ -459,7 +460,7 @@ async def test_only_completed_dialogues_are_exported_and_of_a_retried_one_the_la
     await runs.play(script(), id_="retried")
     await runs.play(script(), id_="failed", outcome=Outcome(status="failed", reason="endpoint_unreachable"))
     await runs.play(script(tutor=["Anew?", "Once more?"]), id_="retried", outcome=completed("mastered"))
-    summary = export(runs.path, format="sft", out=tmp_path / "out")
+    summary = export(runs.path, Request(format="sft"), out=tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     assert [row["completion"][0]["content"] for row in rows] == ["Anew?", "Once more?"]
     assert summary.outcomes == {("failed", "endpoint_unreachable"): 1, ("completed", "mastered"): 1}
@@ -472,7 +473,7 @@ async def test_a_prompt_that_was_lost_costs_its_rows_and_is_counted(runs: Runs, 
     path.write_bytes(
         b"".join(line for line in path.read_bytes().splitlines(True) if not line[11:].startswith(lost.encode()))
     )
-    summary = export(runs.path, format="sft", out=tmp_path / "out")
+    summary = export(runs.path, Request(format="sft"), out=tmp_path / "out")
     assert [row["turn"] for row in rows_of(tmp_path / "out")] == [0]
     assert summary.left_out == {"prompt lost": 1}
 
@@ -481,7 +482,7 @@ async def test_a_prompt_that_was_lost_costs_its_rows_and_is_counted(runs: Runs, 
 async def test_parquet_and_jsonl_hold_the_same_rows(runs: Runs, tmp_path: Path, format_: Any) -> None:
     await runs.play(script(**SENT_BACK_ONCE))
     for files in ("parquet", "jsonl"):
-        export(runs.path, format=format_, out=tmp_path / files, files=files)
+        export(runs.path, Request(format=format_, files=files), out=tmp_path / files)
     rows = rows_of(tmp_path / "parquet")
     assert rows == rows_of(tmp_path / "jsonl") != []
     assert [list(row) for row in rows] == [list(row) for row in rows_of(tmp_path / "jsonl")]
@@ -495,7 +496,7 @@ async def test_shards_are_numbered_as_the_hub_numbers_them_and_all_have_the_same
     monkeypatch.setattr(training_files, "BATCH", 1)
     monkeypatch.setattr(training_files, "SHARD_BYTES", 1)
     for files in ("parquet", "jsonl"):
-        export(runs.path, format="dpo", out=tmp_path / files, files=files)
+        export(runs.path, Request(format="dpo", files=files), out=tmp_path / files)
         names = sorted(path.name for path in (tmp_path / files / "data").iterdir())
         assert names == [f"train-{number:05d}-of-00003.{files}" for number in range(3)]
     schemas = [pq.read_schema(path) for path in sorted((tmp_path / "parquet" / "data").iterdir())]
@@ -514,7 +515,7 @@ async def test_the_numbers_of_the_card_are_those_of_the_files(runs: Runs, tmp_pa
     await runs.play(script(**SENT_BACK_ONCE), id_="a", brief=brief)
     await runs.play(script(), id_="b", brief=brief)
     await runs.play(script(), id_="c", outcome=Outcome(status="discarded", reason="leak"))
-    summary = export(runs.path, format="sft", out=tmp_path / "out")
+    summary = export(runs.path, Request(format="sft"), out=tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     front, body = card_of(tmp_path / "out")
     mean = {
@@ -550,7 +551,7 @@ async def test_the_numbers_of_the_card_are_those_of_the_files(runs: Runs, tmp_pa
 async def test_the_card_names_the_types_that_the_files_have(runs: Runs, tmp_path: Path, format_: Any) -> None:
     """`datasets` guesses the types of JSONL from its first lines otherwise; a YAML alias makes it fail."""
     await runs.play(script(**SENT_BACK_ONCE))
-    export(runs.path, format=format_, out=tmp_path / "out")
+    export(runs.path, Request(format=format_), out=tmp_path / "out")
     schema = pq.read_schema(next((tmp_path / "out" / "data").iterdir()))
 
     def feature(type_: pa.DataType) -> dict[str, Any]:
@@ -578,10 +579,10 @@ async def test_the_card_says_that_the_embedded_model_is_for_trying_out(runs: Run
 
     assert SMOLLM2.name in TRIAL_MODELS
     await runs.play(script(), change=by("large"))
-    export(runs.path, format="sft", out=tmp_path / "large")
+    export(runs.path, Request(format="sft"), out=tmp_path / "large")
     assert "For trying out" not in card_of(tmp_path / "large")[1]
     await runs.play(script(), id_="d1", change=by(SMOLLM2.name))
-    export(runs.path, format="sft", out=tmp_path / "small")
+    export(runs.path, Request(format="sft"), out=tmp_path / "small")
     assert "For trying out, not for training" in card_of(tmp_path / "small")[1]
 
 
@@ -591,7 +592,7 @@ async def test_names_from_outside_cannot_break_the_card(runs: Runs, tmp_path: Pa
         return turn.model_copy(update={"attempts": [turn.attempts[0].model_copy(update={"call": call})]})
 
     await runs.play(script(), change=by)
-    export(runs.path, format="sft", out=tmp_path / "out")
+    export(runs.path, Request(format="sft"), out=tmp_path / "out")
     _, body = card_of(tmp_path / "out")
     assert "<script" not in body
     assert "| `tutor` | `a b  #  script +v2` | 2 |" in body.splitlines()
@@ -600,7 +601,7 @@ async def test_names_from_outside_cannot_break_the_card(runs: Runs, tmp_path: Pa
 async def test_the_same_run_gives_the_same_bytes(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script(**SENT_BACK_ONCE))
     for name in ("one", "two"):
-        export(runs.path, format="sft", out=tmp_path / name)
+        export(runs.path, Request(format="sft"), out=tmp_path / name)
     files = [sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("one", "two")]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
@@ -608,30 +609,34 @@ async def test_the_same_run_gives_the_same_bytes(runs: Runs, tmp_path: Path) -> 
 async def test_a_folder_that_is_not_empty_is_refused_unless_forced(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script())
     out = tmp_path / "deep" / "out"
-    export(runs.path, format="sft", out=out)
+    export(runs.path, Request(format="sft"), out=out)
     before = (out / "README.md").read_bytes()
     with pytest.raises(ExportError, match="not empty"):
-        export(runs.path, format="sft", out=out, role="student")
+        export(runs.path, Request(format="sft", role="student"), out=out)
     assert (out / "README.md").read_bytes() == before
-    export(runs.path, format="sft", out=out, role="student", files="jsonl", force=True)
+    export(runs.path, Request(format="sft", role="student", files="jsonl"), out=out, force=True)
     assert {row["role"] for row in rows_of(out)} == {"student"}
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data"]
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "data", "export.json"]
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
 async def test_an_empty_folder_is_taken(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script())
     (tmp_path / "out").mkdir()
-    assert export(runs.path, format="sft", out=tmp_path / "out").rows == len(rows_of(tmp_path / "out")) == 2
+    assert export(runs.path, Request(format="sft"), out=tmp_path / "out").rows == len(rows_of(tmp_path / "out")) == 2
 
 
 async def test_what_is_no_export_is_never_replaced(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script())
-    with pytest.raises(ExportError, match="holds more than an export"):
-        export(runs.path, format="sft", out=runs.path, force=True)
+    with pytest.raises(ExportError, match="is no export"):
+        export(runs.path, Request(format="sft"), out=runs.path, force=True)
+    export(runs.path, Request(format="sft"), out=tmp_path / "out")
+    (tmp_path / "out" / "checkpoint").touch()
+    with pytest.raises(ExportError, match=r"holds more than an export \(checkpoint\)"):
+        export(runs.path, Request(format="sft"), out=tmp_path / "out", force=True)
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="is a file"):
-        export(runs.path, format="sft", out=tmp_path / "file", force=True)
+        export(runs.path, Request(format="sft"), out=tmp_path / "file", force=True)
     assert (runs.path / "messages.jsonl").exists()
 
 
@@ -640,7 +645,7 @@ async def test_a_failed_export_leaves_what_was_there_and_nothing_else(
 ) -> None:
     await runs.play(script())
     out = tmp_path / "exports" / "out"
-    export(runs.path, format="sft", out=out)
+    export(runs.path, Request(format="sft"), out=out)
     before = rows_of(out)
 
     def full(*_: Any) -> None:
@@ -648,7 +653,7 @@ async def test_a_failed_export_leaves_what_was_there_and_nothing_else(
 
     monkeypatch.setattr(training_files.Parquet, "write", full)
     with pytest.raises(ExportError, match="No space left"):
-        export(runs.path, format="sft", out=out, force=True)
+        export(runs.path, Request(format="sft"), out=out, force=True)
     assert rows_of(out) == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
@@ -658,7 +663,7 @@ async def test_an_earlier_export_comes_back_when_the_new_one_cannot_take_its_pla
 ) -> None:
     await runs.play(script())
     out = tmp_path / "exports" / "out"
-    export(runs.path, format="sft", out=out)
+    export(runs.path, Request(format="sft"), out=out)
     rename = Path.rename
 
     def refuse(path: Path, target: Path) -> Path:
@@ -668,7 +673,7 @@ async def test_an_earlier_export_comes_back_when_the_new_one_cannot_take_its_pla
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(ExportError, match="Input/output error"):
-        export(runs.path, format="sft", out=out, role="student", force=True)
+        export(runs.path, Request(format="sft", role="student"), out=out, force=True)
     assert {row["role"] for row in rows_of(out)} == {"tutor"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
@@ -676,7 +681,7 @@ async def test_an_earlier_export_comes_back_when_the_new_one_cannot_take_its_pla
 async def test_an_unknown_role_is_answered_with_the_roles_there_are(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script())
     with pytest.raises(ExportError, match=r"'tutr' never speaks.*rows of tutor, critic, fact_checker, student$"):
-        export(runs.path, format="sft", out=tmp_path / "out", role="tutr")
+        export(runs.path, Request(format="sft", role="tutr"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -691,9 +696,9 @@ async def test_only_roles_that_have_rows_are_offered(runs: Runs, tmp_path: Path)
     await runs.play(script(), change=solved)
     for role in ("tutr", "solver"):
         with pytest.raises(ExportError, match=r"there are rows of tutor, critic, fact_checker, student$"):
-            export(runs.path, format="sft", out=tmp_path / "out", role=role)
+            export(runs.path, Request(format="sft", role=role), out=tmp_path / "out")
     with pytest.raises(ExportError, match=r"there are rows of none$"):
-        export(runs.path, format="dpo", out=tmp_path / "out", role="tutr")
+        export(runs.path, Request(format="dpo", role="tutr"), out=tmp_path / "out")
 
 
 async def test_a_role_whose_drafts_were_all_sent_back_is_said_to_be_one(runs: Runs, tmp_path: Path) -> None:
@@ -710,30 +715,30 @@ async def test_a_role_whose_drafts_were_all_sent_back_is_said_to_be_one(runs: Ru
 
     await runs.play(script(**SENT_BACK_ONCE), alter=refused)
     with pytest.raises(ExportError, match=r"'tutor' never speaks .* all 2 drafts of it were sent back. .*1 discarded"):
-        export(runs.path, format="sft", out=tmp_path / "out")
+        export(runs.path, Request(format="sft"), out=tmp_path / "out")
 
 
 async def test_no_rows_are_an_error_that_says_why(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ExportError, match="no finished dialogue yet"):
-        export(runs.path, format="sft", out=out)
+        export(runs.path, Request(format="sft"), out=out)
     await runs.play(script(), id_="bad", outcome=Outcome(status="failed", reason="wrong_shape"))
     with pytest.raises(ExportError, match=r"no dialogue .* was completed.*1 failed \(wrong_shape\)"):
-        export(runs.path, format="sft", out=out)
+        export(runs.path, Request(format="sft"), out=out)
     await runs.play(script())
     with pytest.raises(ExportError, match="no draft of the role 'tutor' was sent back"):
-        export(runs.path, format="dpo", out=out)
+        export(runs.path, Request(format="dpo"), out=out)
     with pytest.raises(ExportError, match="takes no turns"):
-        export(runs.path, format="sft", out=out, role="critic", whole_dialogue=True)
+        export(runs.path, Request(format="sft", role="critic", whole_dialogue=True), out=out)
     assert not out.exists()
 
 
 async def test_rows_that_are_all_left_out_are_an_error_that_says_why(runs: Runs, tmp_path: Path) -> None:
     await runs.play(script(critic=[REVISE]))
     with pytest.raises(ExportError, match=r"left out: 2 forced .*the option `forced` keeps"):
-        export(runs.path, format="sft", out=tmp_path / "out")
+        export(runs.path, Request(format="sft"), out=tmp_path / "out")
     with pytest.raises(ExportError, match="left out: 2 forced"):
-        export(runs.path, format="dpo", out=tmp_path / "out")
+        export(runs.path, Request(format="dpo"), out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -748,7 +753,7 @@ async def test_rows_that_are_all_left_out_are_an_error_that_says_why(runs: Runs,
 )
 def test_what_a_format_has_not_is_refused(runs: Runs, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export(runs.path, out=tmp_path / "out", **options)
+        export(runs.path, Request(**options), out=tmp_path / "out")
 
 
 async def test_parquet_without_pyarrow_says_what_to_install(
@@ -757,6 +762,6 @@ async def test_parquet_without_pyarrow_says_what_to_install(
     await runs.play(script())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ExportError, match=r"pip install 'tutelage\[export\]'"):
-        export(runs.path, format="sft", out=tmp_path / "out")
+        export(runs.path, Request(format="sft"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert export(runs.path, format="sft", out=tmp_path / "out", files="jsonl").rows == 2
+    assert export(runs.path, Request(format="sft", files="jsonl"), out=tmp_path / "out").rows == 2

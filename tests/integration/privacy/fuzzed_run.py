@@ -16,7 +16,8 @@ from tutelage.dialogue.prompt import Prompt, PromptLibrary
 from tutelage.dialogue.stopping import outcome_of
 from tutelage.dialogue.turn import Outcome, Review
 from tutelage.errors import CallError, ExportError
-from tutelage.transcripts.export import export
+from tutelage.exports.export import export
+from tutelage.exports.request import Request
 from tutelage.transcripts.messages import MessageLog
 from tutelage.transcripts.store import TranscriptStore
 from tutelage.transcripts.transcript import GraphIdentity, Usage, calls_of
@@ -178,7 +179,7 @@ class FuzzedRun:
         for number, options in enumerate(asked):
             folder = out / f"{role}-{number}"
             try:
-                export(self._folder, out=folder, role=role, files="jsonl", **options)
+                export(self._folder, Request(role=role, files="jsonl", **options), out=folder)
             except ExportError:  # a role of which there is nothing to learn in this format
                 continue
             for path in sorted(folder.rglob("*.jsonl")):

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tutelage.dialogue.turn import Call
-from tutelage.transcripts.training_files import FileKind
-from tutelage.transcripts.training_rows import Column, Format, LeftOut, Request, Row, player
+from tutelage.exports.layouts.layout import Layout
+from tutelage.exports.request import FileKind, Request
+from tutelage.exports.rows import MESSAGES, Column, Format, LeftOut, Row, player
 from tutelage.transcripts.transcript import Transcript
 
 
@@ -16,12 +17,14 @@ class ExportSummary:
     """The numbers of an export. `str()` is their short form; the data set's card is the long one."""
 
     format: Format
+    layout: Layout
     request: Request
-    files: FileKind
     out: Path
     rows: int = 0
-    dialogues: int = 0
-    """Completed ones that gave at least one row."""
+    splits: Counter[str] = field(default_factory=Counter)
+    """Rows by split."""
+    used: set[str] = field(default_factory=set)
+    """Completed dialogues that gave at least one row, by id."""
     turns: int = 0
     """Public turns of all roles in the completed dialogues."""
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -49,11 +52,23 @@ class ExportSummary:
     briefs: set[str] = field(default_factory=set)
     """Those of the completed dialogues."""
     columns: dict[str, Column] = field(init=False)
-    """The columns of the rows."""
+    """The columns of the rows, as they are laid out."""
+    _columns: dict[str, Column] = field(init=False)
     _characters: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.columns = self.format.columns(self.request)
+        self._columns = self.format.columns(self.request)
+        self.columns = self.layout.columns(self._columns)
+
+    @property
+    def files(self) -> FileKind:
+        """What the rows are written as."""
+        return self.request.files or self.layout.kinds[0]
+
+    @property
+    def dialogues(self) -> int:
+        """Completed dialogues that gave at least one row."""
+        return len(self.used)
 
     @property
     def completed(self) -> int:
@@ -85,12 +100,14 @@ class ExportSummary:
         if transcript.brief.language:
             self.languages[transcript.brief.language] += 1
 
-    def count_row(self, row: Row) -> None:
-        """Counts a row that is written."""
+    def count_row(self, split: str, row: Row) -> None:
+        """Counts a row that is written, as its format has it."""
         self.rows += 1
-        self.cut_off += row["finish_reason"] == "length"
-        for name, column in self.columns.items():
-            if column.kind == "messages":
+        self.splits[split] += 1
+        self.used.add(row["dialogue"])
+        self.cut_off += row.get("finish_reason") == "length"
+        for name, column in self._columns.items():
+            if column.kind is MESSAGES:
                 self._characters[name] += sum(len(message["content"]) for message in row[name])
 
     def __str__(self) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from tutelage.dialogue.turn import Attempt, Turn
-from tutelage.transcripts.messages import Prompts
-from tutelage.transcripts.training_rows import (
+from tutelage.exports.request import Request
+from tutelage.exports.rows import (
     IDENTITY,
+    MESSAGES,
+    TEXTS,
     Column,
     Format,
     LeftOut,
-    Request,
     Row,
     accepted,
     first_prompt,
@@ -22,11 +23,14 @@ from tutelage.transcripts.training_rows import (
     player,
     said,
 )
+from tutelage.transcripts.decisions import Judged
+from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript
 
 
-def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
+def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One pair for each draft of the role that was sent back."""
+    transcript = judged.transcript
     for turn in transcript.turns:
         if turn.role != request.role:
             continue
@@ -43,25 +47,22 @@ def roles(transcript: Transcript) -> Iterator[str]:
         yield from (turn.role for attempt in turn.attempts if attempt.status == "rejected")
 
 
-def columns(request: Request) -> dict[str, Column]:
-    """The columns of the rows. Those of scores are there only if reviewers gave any."""
-    scores = {
-        "score_chosen": Column("number", "the mean of the scores that the reviewers gave to both texts; uncalibrated"),
-        "score_rejected": Column("number", "the same for the draft"),
-        "margin": Column("number", "score_chosen - score_rejected"),
-    }
+def columns(_: Request) -> dict[str, Column]:
+    """The columns of the rows."""
     return {
-        "prompt": Column("messages", "what the role was shown before its first draft"),
-        "chosen": Column("messages", "the revision that was accepted by every reviewer"),
-        "rejected": Column("messages", "the draft that was sent back"),
+        "prompt": Column(MESSAGES, "what the role was shown before its first draft"),
+        "chosen": Column(MESSAGES, "the revision that was accepted by every reviewer"),
+        "rejected": Column(MESSAGES, "the draft that was sent back"),
         **IDENTITY,
         "turn": Column("integer", "the turn's index in the dialogue, from 0"),
         "attempt": Column("integer", "which draft of the turn the rejected one is, from 0"),
-        "issues_fixed": Column("texts", "what the draft was sent back for and the revision mended, by dimension"),
+        "issues_fixed": Column(TEXTS, "what the draft was sent back for and the revision mended, by dimension"),
         "chosen_model": Column("text", "who wrote the revision: the model, or `model+adapter`"),
         "rejected_model": Column("text", "who wrote the draft"),
         "finish_reason": Column("text", "why the model stopped in `chosen`; `length` means that it was cut off"),
-        **(scores if request.scored else {}),
+        "score_chosen": Column("number", "the mean of the scores that the reviewers gave to both texts; uncalibrated"),
+        "score_rejected": Column("number", "the same for the draft"),
+        "margin": Column("number", "score_chosen - score_rejected"),
     }
 
 
@@ -70,7 +71,6 @@ DPO = Format(
     rows=rows,
     roles=roles,
     columns=columns,
-    scores=True,
     about="preference training: a draft that reviewers sent back, and the revision that they accepted",
 )
 
@@ -97,7 +97,7 @@ def _pair(
         "chosen_model": player(chosen.call),
         "rejected_model": player(rejected.call),
         "finish_reason": chosen.call.finish_reason or "",
-        **(_scores(chosen, rejected) if request.scored else {}),
+        **_scores(chosen, rejected),
     }
 
 

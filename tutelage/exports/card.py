@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any, Final
 
 import jinja2
 import yaml
 
-from tutelage.transcripts.export_summary import ExportSummary
+from tutelage.exports.rows import MESSAGES, Kind
+from tutelage.exports.summary import ExportSummary
 
 FILE: Final = "README.md"
 
@@ -16,15 +16,6 @@ TRIAL_MODELS: Final = frozenset({"SmolLM2-135M-Instruct"})
 """The embedded model: there to try things out."""
 
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-
-_FEATURES: Final[Mapping[str, dict[str, Any]]] = {
-    "text": {"dtype": "string"},
-    "integer": {"dtype": "int64"},
-    "number": {"dtype": "float64"},
-    "texts": {"list": "string"},
-    "messages": {"list": [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]},
-}
-"""The kinds of columns, as `datasets` spells their types in a card."""
 
 _CARD: Final = """\
 ---
@@ -41,11 +32,7 @@ The role that is to be learnt here is {{ code(summary.request.role) }}.
 > there so that a first run works anywhere.
 {% endif %}
 
-```python
-from datasets import load_dataset
-
-rows = load_dataset("path/to/this/folder", split="train")
-```
+{{ summary.layout.usage }}
 
 ## Numbers
 
@@ -147,7 +134,7 @@ def dataset_card(summary: ExportSummary) -> str:
             if count
         ],
         versions=[(_code(name), _code(version), count) for (name, version), count in sorted(summary.versions.items())],
-        fields=[(_code(name), column.kind, column.about) for name, column in summary.columns.items()],
+        fields=[(_code(name), _kind_name(column.kind), column.about) for name, column in summary.columns.items()],
     )
 
 
@@ -161,15 +148,32 @@ def _front_matter(summary: ExportSummary) -> dict[str, Any]:
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": "train", "path": f"data/train-*.{summary.files}"}],
+                "data_files": [{"split": split, "path": f"data/{split}-*.{summary.files}"} for split in summary.splits],
             }
         ],
         # Said, for `datasets` guesses the types of JSONL from its first lines, where all lists may be empty.
         "dataset_info": {
-            # Copied, or YAML would write an alias, and `datasets` takes apart what it reads.
-            "features": [{"name": name, **deepcopy(_FEATURES[column.kind])} for name, column in summary.columns.items()]
+            "features": [{"name": name, **_feature(column.kind)} for name, column in summary.columns.items()]
         },
     }
+
+
+def _feature(kind: Kind) -> dict[str, Any]:
+    """A kind of column, as `datasets` spells its type in a card."""
+    if isinstance(kind, str):
+        return {"dtype": {"text": "string", "integer": "int64", "number": "float64", "flag": "bool"}[kind]}
+    if isinstance(kind, Mapping):
+        return {"struct": [{"name": name, **_feature(each)} for name, each in kind.items()]}
+    of = _feature(kind[0])
+    return {"list": of.get("dtype") or of.get("struct") or of}
+
+
+def _kind_name(kind: Kind) -> str:
+    if isinstance(kind, str):
+        return kind
+    if kind is MESSAGES:
+        return "messages"
+    return "record" if isinstance(kind, Mapping) else f"list of {_kind_name(kind[0])}"
 
 
 def _trial_models(summary: ExportSummary) -> set[str]:

@@ -1,16 +1,26 @@
-"""What the formats of exports have in common: what a format is, and how a role's calls become a row's columns."""
+"""What the formats of exports have in common: what a format is, and how a role's calls become a row's columns.
 
-from collections.abc import Callable, Iterator, Sequence
+A format gives rows as TRL reads them, for it has a trainer for each; a layout (`layouts/`) rewrites them for another tool.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from tutelage.dialogue.turn import Attempt, Call, Step, Turn
+from tutelage.exports.request import Request
+from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript
 
 Row: TypeAlias = dict[str, Any]
 Messages: TypeAlias = list[dict[str, str]]
+Kind: TypeAlias = "str | Sequence[Kind] | Mapping[str, Kind]"
+"""What a column holds: "text", "integer", "number" (which alone may be null), "flag", [kind] for a list, or {name: kind}."""
+
+TEXTS: Final[Kind] = ["text"]
+MESSAGES: Final[Kind] = [{"role": "text", "content": "text"}]
 
 
 class LeftOut(StrEnum):
@@ -24,6 +34,7 @@ class LeftOut(StrEnum):
     PROMPT_LOST = "prompt lost"
     REPLY_LOST = "reply lost"
     NOTES_LOST = "notes lost"
+    DROPPED = "dropped"
 
     @property
     def about(self) -> str:
@@ -39,6 +50,7 @@ _ABOUT = {
     LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
     LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
     LeftOut.REPLY_LOST: "the transcript has what code made of the reply, but not the reply itself",
+    LeftOut.DROPPED: "a person or a judge decided against it",
     LeftOut.NOTES_LOST: "an earlier turn followed a note that no later prompt holds: export without `whole_dialogue`",
 }
 
@@ -47,25 +59,9 @@ _ABOUT = {
 class Column:
     """A column of a format: the same kind of value in every row of every file."""
 
-    kind: Literal["text", "integer", "number", "texts", "messages"]
-    """A number may be null; nothing else is."""
+    kind: Kind
     about: str
     """What is in it, as the dataset card says it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What an export is asked for."""
-
-    role: str
-    """Whose words are to be learnt."""
-    whole_dialogue: bool = False
-    forced: bool = False
-    """Keep turns that the reviewers still refused after the last revision."""
-    with_private: bool = False
-    """Of a reply with a schema, learn all of it, and not only what was said."""
-    scored: bool = False
-    """Whether reviewers gave scores in this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +69,30 @@ class Format:
     """A format of training rows."""
 
     name: str
-    rows: Callable[[Transcript, Prompts, Request], Iterator[Row | LeftOut]]
+    rows: Callable[[Judged, Prompts, Request], Iterator[Row | LeftOut]]
     """The rows that a completed dialogue gives, and a reason for each that it does not give."""
     roles: Callable[[Transcript], Iterator[str]]
     """Whose words a completed dialogue has rows of, as often as they come."""
     columns: Callable[[Request], dict[str, Column]]
     """In the order in which they are written."""
     options: frozenset[str] = frozenset()
-    """Which of `whole_dialogue`, `forced` and `with_private` it has."""
-    scores: bool = False
-    """Whether it has columns for the reviewers' scores, where there are any."""
+    """Which of the options in `OF_SOME_FORMATS` it has."""
     about: str
     """What a row is for, as the dataset card says it."""
 
+
+OF_SOME_FORMATS: Final = (
+    "whole_dialogue",
+    "forced",
+    "with_private",
+    "reasoning",
+    "unchecked",
+    "pairs",
+    "gap",
+    "minimal_edit",
+    "balance_lengths",
+)
+"""The options of a request that not every format has: refused where they are given and mean nothing."""
 
 IDENTITY = {
     "id": Column("text", "unique among the rows"),

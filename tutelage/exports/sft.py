@@ -12,14 +12,14 @@ from typing import Final
 import orjson
 
 from tutelage.dialogue.turn import Call, Review, Turn
-from tutelage.transcripts.messages import Prompts
-from tutelage.transcripts.training_rows import (
+from tutelage.exports.request import Request
+from tutelage.exports.rows import (
     IDENTITY,
+    MESSAGES,
     Column,
     Format,
     LeftOut,
     Messages,
-    Request,
     Row,
     accepted,
     first_prompt,
@@ -27,6 +27,8 @@ from tutelage.transcripts.training_rows import (
     player,
     said,
 )
+from tutelage.transcripts.decisions import Judged
+from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript
 
 _PUBLICLY: Final = (
@@ -57,8 +59,9 @@ class Reply:
         return first_prompt(self.asked, self.turn.steps, prompts)
 
 
-def rows(transcript: Transcript, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
+def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One row for each reply of the role, or one for the whole dialogue as the role saw it."""
+    transcript = judged.transcript
     if request.whole_dialogue:
         turns = [_turn(turn) for turn in transcript.turns if turn.role == request.role]
         if turns:
@@ -80,11 +83,11 @@ def columns(request: Request) -> dict[str, Column]:
     """The columns of the rows."""
     finish = "why the model stopped; `length` means that the text was cut off"
     if request.whole_dialogue:
-        learnt = {"messages": Column("messages", "the dialogue up to the role's last turn, as the role saw it")}
+        learnt = {"messages": Column(MESSAGES, "the dialogue up to the role's last turn, as the role saw it")}
     else:
         learnt = {
-            "prompt": Column("messages", "what the role was shown before its first draft"),
-            "completion": Column("messages", _PRIVATELY if request.with_private else _PUBLICLY),
+            "prompt": Column(MESSAGES, "what the role was shown before its first draft"),
+            "completion": Column(MESSAGES, _PRIVATELY if request.with_private else _PUBLICLY),
         }
     return {
         **learnt,

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Literal, Protocol, Self, TypeAlias
+from typing import Any, BinaryIO, Protocol, Self
 
 import orjson
 
 from tutelage.errors import ExportError
-from tutelage.transcripts.training_rows import Column, Row
-
-FileKind: TypeAlias = Literal["parquet", "jsonl"]
+from tutelage.exports.request import FileKind
+from tutelage.exports.rows import Column, Kind, Row
 
 SHARD_BYTES = 256 * 1024 * 1024
 """A file that has grown to this size is followed by a new one."""
@@ -19,7 +18,7 @@ BATCH = 1000
 
 
 class TrainingFiles:
-    """Writes rows into as many files as they need, holding a batch of them. A context manager.
+    """Writes rows into as many files as they need, holding a batch of each split. A context manager.
 
     Args:
         folder: The data set's folder; `data/` is made in it.
@@ -35,9 +34,7 @@ class TrainingFiles:
         self._kind = kind
         self._new = JsonLines if kind == "jsonl" else parquet_with(columns)
         self._columns = list(columns)
-        self._batch: list[Row] = []
-        self._shards: list[Path] = []
-        self._file: RowFile | None = None
+        self._splits: dict[str, _Split] = {}
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
@@ -46,29 +43,51 @@ class TrainingFiles:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self._write_batch()
-        finally:
-            self._close_file()
-        if error is None:
-            self._number_shards()
+        for split in self._splits.values():
+            split.close(whole=error is None)
 
-    def write(self, row: Row) -> None:
+    def write(self, split: str, row: Row) -> None:
         """Writes a row, now or with those that follow.
 
         Raises:
             KeyError: It has not all the columns.
         """
-        self._batch.append({name: row[name] for name in self._columns})
+        if split not in self._splits:
+            self._splits[split] = _Split(self._folder / split, self._kind, self._new)
+        self._splits[split].write({name: row[name] for name in self._columns})
+
+
+class _Split:
+    """The files of one split."""
+
+    def __init__(self, stem: Path, kind: FileKind, new: "NewFile") -> None:
+        self._stem = stem
+        self._kind = kind
+        self._new = new
+        self._batch: list[Row] = []
+        self._shards: list[Path] = []
+        self._file: RowFile | None = None
+
+    def write(self, row: Row) -> None:
+        self._batch.append(row)
         if len(self._batch) >= BATCH:
             self._write_batch()
+
+    def close(self, *, whole: bool) -> None:
+        try:
+            if whole:
+                self._write_batch()
+        finally:
+            self._close_file()
+        if whole:
+            for path in self._shards:
+                path.rename(path.with_name(f"{path.name}-of-{len(self._shards):05d}.{self._kind}"))
 
     def _write_batch(self) -> None:
         if not self._batch:
             return
         if self._file is None:
-            self._shards.append(self._folder / f"train-{len(self._shards):05d}")
+            self._shards.append(self._stem.with_name(f"{self._stem.name}-{len(self._shards):05d}"))
             self._file = self._new(self._shards[-1])
         self._file.write(self._batch)
         self._batch = []
@@ -79,10 +98,6 @@ class TrainingFiles:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-
-    def _number_shards(self) -> None:
-        for path in self._shards:
-            path.rename(path.with_name(f"{path.name}-of-{len(self._shards):05d}.{self._kind}"))
 
 
 class RowFile(Protocol):
@@ -160,13 +175,15 @@ def parquet_with(columns: Mapping[str, Column]) -> NewFile:
         raise ExportError(
             "Parquet needs pyarrow, which is not installed: pip install 'tutelage[export]', or export JSONL"
         ) from error
-    message = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
-    types: Final = {
-        "text": pa.string(),
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "texts": pa.list_(pa.string()),
-        "messages": pa.list_(message),
-    }
-    schema = pa.schema([pa.field(name, types[column.kind]) for name, column in columns.items()])
+    schema = pa.schema([pa.field(name, _arrow(column.kind)) for name, column in columns.items()])
     return lambda path: Parquet(path, schema)
+
+
+def _arrow(kind: Kind) -> Any:
+    import pyarrow as pa
+
+    if isinstance(kind, str):
+        return {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "flag": pa.bool_()}[kind]
+    if isinstance(kind, Mapping):
+        return pa.struct([pa.field(name, _arrow(each)) for name, each in kind.items()])
+    return pa.list_(_arrow(kind[0]))

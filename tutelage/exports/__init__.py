@@ -1,0 +1,1 @@
+"""Exports: transcripts as the rows that a trainer reads, cleaned, split, counted, as a data set with a card."""

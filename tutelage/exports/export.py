@@ -1,0 +1,178 @@
+"""Exports: transcripts as the rows that a training tool reads, as a data set of its own with a card."""
+
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from tutelage.errors import ExportError
+from tutelage.exports.card import FILE as CARD
+from tutelage.exports.card import dataset_card
+from tutelage.exports.cleaning import clean
+from tutelage.exports.dpo import DPO
+from tutelage.exports.formats import FORMATS
+from tutelage.exports.layouts.registry import layout_of
+from tutelage.exports.manifest import FILE as MANIFEST
+from tutelage.exports.manifest import Manifest, read_manifest, write_manifest
+from tutelage.exports.request import Request
+from tutelage.exports.rows import OF_SOME_FORMATS, LeftOut, Row
+from tutelage.exports.summary import ExportSummary
+from tutelage.transcripts.decisions import read_decisions
+from tutelage.transcripts.messages import Prompts
+from tutelage.transcripts.store import read_transcripts
+
+
+def export(
+    runs: Path | str | Sequence[Path | str], request: Request, *, out: Path | str, force: bool = False
+) -> ExportSummary:
+    """Makes training files of the completed dialogues of one run or several.
+
+    The files are first written beside `out` and then moved there, whole. What was decided about dialogues and turns
+    (`decisions.jsonl`) is honoured; the runs themselves are only read.
+
+    Args:
+        runs: The runs' folders. A run may be under way: what is finished is exported.
+        request: Which rows, of which turns, for which tool.
+        out: The data set's folder, with `README.md` and `data/`.
+        force: Replace an earlier export in `out`.
+
+    Returns:
+        What was written and what was left out.
+
+    Raises:
+        ExportError: `out` is in the way, the format has no such option, there is no row to write, or the disk is full.
+        RunFolderError: One of `runs` is no run folder.
+    """
+    _refuse_what_means_nothing(request)
+    runs, out = [runs] if isinstance(runs, Path | str) else runs, Path(out)
+    _refuse_to_replace(out, force)
+    try:
+        with _moved_when_whole(out) as folder:
+            layout = layout_of(request)
+            summary = ExportSummary(format=FORMATS[request.format], layout=layout, request=request, out=out)
+            _write(runs, folder, summary)
+            if not summary.rows:
+                raise ExportError(_why_empty(runs, summary))
+            for name, text in layout.beside(summary).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            (folder / CARD).write_text(dataset_card(summary), encoding="utf-8")
+            write_manifest(folder, _manifest(summary, [*(each.name for each in folder.iterdir()), MANIFEST]))
+    except OSError as error:
+        raise ExportError(f"the export to {str(out)!r} failed, and nothing is left of it: {error}") from error
+    return summary
+
+
+def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> None:
+    layout = summary.layout
+    with layout.open(folder, summary.files, summary.columns) as files:
+        rows = clean(_rows(runs, summary), summary.request, left_out=summary.left_out, folder=folder)
+        for split, row in rows:
+            laid_out = layout.row(row)
+            if isinstance(laid_out, LeftOut):
+                summary.left_out[laid_out] += 1
+            else:
+                files.write(split, laid_out)
+                summary.count_row(split, row)
+
+
+def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
+    def skip(_: str) -> None:
+        summary.unreadable += 1
+
+    for run in runs:
+        decisions = read_decisions(run, on_skip=skip)
+        with closing(Prompts(run)) as prompts:
+            for transcript in read_transcripts(run, on_skip=skip):
+                summary.count_dialogue(transcript)
+                if transcript.outcome.status != "completed":
+                    continue
+                judged = decisions.about(transcript)
+                if judged.is_dropped:
+                    summary.left_out[LeftOut.DROPPED] += 1
+                    continue
+                for row in summary.format.rows(judged, prompts, summary.request):
+                    if isinstance(row, LeftOut):
+                        summary.left_out[row] += 1
+                    else:
+                        yield row
+
+
+def _manifest(summary: ExportSummary, files: list[str]) -> Manifest:
+    return Manifest(
+        format=summary.format.name,
+        tool=summary.request.tool,
+        role=summary.request.role,
+        runs=dict(summary.runs),
+        splits=dict(summary.splits),
+        generation=max((generation for _, generation in summary.origins), default=0),
+        real_share=0.0,
+        files=sorted(files),
+    )
+
+
+def _refuse_what_means_nothing(request: Request) -> None:
+    if request.format not in FORMATS:
+        raise ExportError(f"there is no format {request.format!r}: there is {', '.join(FORMATS)}")
+    for option in fields(Request):
+        given = option.default is not MISSING and getattr(request, option.name) != option.default
+        if given and option.name in OF_SOME_FORMATS and option.name not in FORMATS[request.format].options:
+            raise ExportError(f"the format {request.format!r} has no option {option.name!r}: leave it out")
+    if request.with_private and request.whole_dialogue:
+        raise ExportError("a whole dialogue holds what was said, and nothing private: leave out one of the two options")
+
+
+def _refuse_to_replace(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ExportError(f"{str(out)!r} is a file: choose another folder")
+    entries = {entry.name for entry in out.iterdir()}
+    if entries and not force:
+        raise ExportError(f"{str(out)!r} is not empty: choose another folder, or replace it with force")
+    if entries and (strangers := sorted(entries - set(read_manifest(out).files))):
+        raise ExportError(f"{str(out)!r} holds more than an export ({', '.join(strangers[:3])}), so it is not replaced")
+
+
+@contextmanager
+def _moved_when_whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place in the end, or is gone."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (out.with_name(f".{out.name}.{secrets.token_hex(4)}.{end}") for end in ("new", "old"))
+    new.mkdir()
+    try:
+        yield new
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _why_empty(runs: Iterable[Path | str], summary: ExportSummary) -> str:
+    run = ", ".join(map(str, runs))
+    role, there = summary.request.role, ", ".join(summary.learnable) or "none"
+    outcomes = ", ".join(f"{count} {status} ({reason})" for (status, reason), count in summary.outcomes.most_common())
+    if not summary.outcomes:
+        return f"{run!r} has no finished dialogue yet: nothing to export"
+    if sent_back := summary.never_said[role] if role not in summary.roles else 0:
+        drafts = "its one draft was" if sent_back == 1 else f"all {sent_back:,} drafts of it were"
+        return f"the role {role!r} never speaks in {run!r}, for {drafts} sent back. Dialogues: {outcomes}"
+    if not summary.completed:
+        return f"no dialogue of {run!r} was completed, so there is nothing to export: {outcomes}"
+    if role not in summary.roles:
+        return f"the role {role!r} never speaks in {run!r}: there are rows of {there}"
+    if summary.left_out:
+        reasons = "; ".join(f"{count} {reason} ({reason.about})" for reason, count in summary.left_out.most_common())
+        would_help = LeftOut.FORCED in summary.left_out and "forced" in summary.format.options
+        hint = "; the option `forced` keeps forced ones" if would_help else ""
+        return f"all that could be a row of {summary.format.name} for the role {role!r} is left out: {reasons}{hint}"
+    if summary.request.whole_dialogue:
+        return f"the role {role!r} takes no turns, so it has no whole dialogues: leave out `whole_dialogue`"
+    if summary.format is DPO:
+        return f"no draft of the role {role!r} was sent back, so there are no pairs. Dialogues: {outcomes}"
+    return f"the role {role!r} gives no rows of {summary.format.name} in {run!r}: there are rows of {there}"

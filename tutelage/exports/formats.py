@@ -1,0 +1,10 @@
+"""The formats of exports, by name. A new one is one `Format`: a function that gives rows, and the columns that they have."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from tutelage.exports.dpo import DPO
+from tutelage.exports.rows import Format
+from tutelage.exports.sft import SFT
+
+FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in (SFT, DPO)}

@@ -1,0 +1,1 @@
+"""How each tool wants its rows laid out."""

@@ -1,0 +1,1 @@
+"""What a person looks at: one page with pictures, of one run or several."""
