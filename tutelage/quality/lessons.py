@@ -45,14 +45,14 @@ def evaluate_runs(runs: Sequence[Path]) -> LessonReport:
 
 
 def _evaluate(run: Path) -> RunLessons:
-    tally = _Tally()
+    tally = LessonTally()
     for transcript in read_transcripts(run, on_skip=tell_skipped):
         tally.add(transcript)
     return tally.result(run)
 
 
-class _Tally:
-    """Counts transcripts one by one, and keeps none of them."""
+class LessonTally:
+    """Counts transcripts one by one, and keeps none of them: for whoever reads a run once, for several purposes."""
 
     def __init__(self) -> None:
         self._leaks = LeakTally()
@@ -67,6 +67,7 @@ class _Tally:
         self._spent: Counter[str] = Counter()
 
     def add(self, transcript: Transcript) -> None:
+        """Counts a dialogue."""
         for tally in (
             self._leaks, self._beliefs, self._outcomes, self._factuality, self._revisions, self._comparisons
         ):  # fmt: skip
@@ -80,6 +81,7 @@ class _Tally:
         )
 
     def result(self, run: Path) -> RunLessons:
+        """What was counted of the run in that folder."""
         dialogues = self._endings.total()
         completed = sum(count for (status, _), count in self._endings.items() if status == "completed")
         in_order = sorted(self._endings.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))

@@ -170,7 +170,7 @@ def read_statistics(run: Path | str, *, block: int = 1) -> Statistics:
     Raises:
         RunFolderError: It is no run folder.
     """
-    tally, messages = _Tally(), Path(run) / FILE
+    tally, messages = StatisticsTally(), Path(run) / FILE
     with messages.open("rb") if messages.is_file() else nullcontext() as lines:
         caching = CacheTally(PromptParts(lines), block=block) if lines else None
         for transcript in read_transcripts(run, on_skip=tell_skipped):
@@ -210,8 +210,8 @@ class _Calls:
         return list(self._counts.values())
 
 
-class _Tally:
-    """Counts transcripts one by one, and keeps none of them."""
+class StatisticsTally:
+    """Counts transcripts one by one, and keeps none of them: for whoever reads a run once, for several purposes."""
 
     def __init__(self) -> None:
         self._endings: Counter[tuple[Literal["completed", "discarded", "failed"], str]] = Counter()
@@ -224,6 +224,7 @@ class _Tally:
         self._finished: datetime | None = None
 
     def add(self, transcript: Transcript) -> None:
+        """Counts a dialogue."""
         self._endings[transcript.outcome.status, transcript.outcome.reason] += 1
         self._turns[len(transcript.turns)] += 1
         self._calls.add(transcript)
@@ -235,6 +236,7 @@ class _Tally:
             self._add_reviews(attempt.reviews)
 
     def result(self, run: str, caching: list[CacheUse]) -> Statistics:
+        """What was counted of the run of that name."""
         return Statistics(
             run=run,
             dialogues=self._endings.total(),
