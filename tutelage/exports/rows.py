@@ -99,6 +99,7 @@ IDENTITY = {
     "dialogue": Column("text", "the transcript that it is from"),
     "brief": Column("text", "what was taught; split training and test data by it, not by row"),
     "role": Column("text", "whose words are to be learnt"),
+    "origin": Column("text", "human where people wrote the row, else synthetic"),
 }
 """The columns that say where a row is from, in every format."""
 
@@ -106,7 +107,13 @@ IDENTITY = {
 def identity(transcript: Transcript, role: str, *place: int | str) -> Row:
     """The columns of `IDENTITY`. The place in the dialogue makes the id unique."""
     id_ = "/".join(map(str, (transcript.id, *place)))
-    return {"id": id_, "dialogue": transcript.id, "brief": transcript.brief.id, "role": role}
+    return {
+        "id": id_,
+        "dialogue": transcript.id,
+        "brief": transcript.brief.id,
+        "role": role,
+        "origin": transcript.lineage.origin,
+    }
 
 
 def player(call: Call) -> str:
