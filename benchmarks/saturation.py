@@ -9,15 +9,17 @@ Then a closed loop (`closed_loop`) sends the very same requests again, with as m
 it has no graph, no checkpoints and no transcripts, so it shows what the server can do. The goal is 95 % of it. Exits
 with 1 if a model misses it, and with an error if the two did not do the same work.
 
-Without `--url`, vLLM's CPU build is launched from .venv-vllm (`tests/real/environment.sh vllm` makes it).
+Without `--url`, vLLM's CPU build is launched from .venv-vllm (`tests/real/environment.sh vllm` makes it), on all cores but
+one: that one is for the run, or for the loop.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -214,8 +216,26 @@ def _server(model: str, options: argparse.Namespace) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="tutelage-model-") as work:
         folder = small_model(python) if model == "smollm2" else make_tiny_model(python, Path(work)).model
         log = Path(work) / "vllm.log"
-        with serve_vllm(python, folder, adapters={}, log=log, more=SERVER_FLAGS) as served:
-            yield Server(url=served.url, model=MODEL, label=model)
+        with _cores_of_their_own() as leave_to_server:
+            with serve_vllm(python, folder, adapters={}, log=log, more=SERVER_FLAGS) as served:
+                leave_to_server()
+                yield Server(url=served.url, model=MODEL, label=model)
+
+
+@contextmanager
+def _cores_of_their_own() -> Iterator[Callable[[], None]]:
+    """Gives what is started here all cores but one, and what is started after the call of what it yields that one.
+
+    vLLM's threads on a CPU spin while they wait. Of two cores that it shares, the run was left without one for 12 of 17
+    seconds in which it had 1 s of work (its thread's schedstat), and for a second at a time; where it gets 60 % of the
+    loop then, it gets 99 % with a core of its own. Beside a GPU no core spins.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:-1] or cores)
+    try:
+        yield lambda: os.sched_setaffinity(0, cores[-1:])
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
