@@ -216,10 +216,12 @@ def _server(model: str, options: argparse.Namespace) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="tutelage-model-") as work:
         folder = small_model(python) if model == "smollm2" else make_tiny_model(python, Path(work)).model
         log = Path(work) / "vllm.log"
-        with _cores_of_their_own() as leave_to_server:
-            with serve_vllm(python, folder, adapters={}, log=log, more=SERVER_FLAGS) as served:
-                leave_to_server()
-                yield Server(url=served.url, model=MODEL, label=model)
+        with (
+            _cores_of_their_own() as take_the_other,
+            serve_vllm(python, folder, adapters={}, log=log, more=SERVER_FLAGS) as served,
+        ):
+            take_the_other()
+            yield Server(url=served.url, model=MODEL, label=model)
 
 
 @contextmanager
