@@ -21,6 +21,7 @@ Kind: TypeAlias = "str | Sequence[Kind] | Mapping[str, Kind]"
 
 TEXTS: Final[Kind] = ["text"]
 MESSAGES: Final[Kind] = [{"role": "text", "content": "text"}]
+FLAGS: Final[Kind] = ["flag"]
 
 
 class LeftOut(StrEnum):
@@ -35,6 +36,17 @@ class LeftOut(StrEnum):
     REPLY_LOST = "reply lost"
     NOTES_LOST = "notes lost"
     DROPPED = "dropped"
+    REPLACED = "replaced"
+    A_PERSONS = "a person's"
+    MASKED = "masked"
+    UNCHECKED = "unchecked"
+    DISPUTED = "disputed"
+    OTHER_JUDGE = "other judge"
+    NOT_MINIMAL = "not minimal"
+    VETOED = "vetoed"
+    UNSCORED = "unscored"
+    NARROW = "narrow"
+    CAPPED = "capped"
 
     @property
     def about(self) -> str:
@@ -46,11 +58,22 @@ _ABOUT = {
     LeftOut.FORCED: "the reviewers still refused what was said: no revision was better",
     LeftOut.EMPTY: "a text is empty",
     LeftOut.IDENTICAL: "the accepted text is the draft that was sent back, word for word",
-    LeftOut.REPEATED: "the same draft was sent back before in the same turn",
+    LeftOut.REPEATED: "the turn gives a pair of the same two texts already",
     LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
     LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
     LeftOut.REPLY_LOST: "the transcript has what code made of the reply, but not the reply itself",
     LeftOut.DROPPED: "a person or a judge decided against it",
+    LeftOut.REPLACED: "somebody wrote or preferred other words, so what was said is not chosen",
+    LeftOut.A_PERSONS: "a person said it, and nobody was sent a prompt for it",
+    LeftOut.MASKED: "one turn is not to be learnt, and the trainer learns all: export without `whole_dialogue`",
+    LeftOut.UNCHECKED: "no check from outside says whether the reviewer was right",
+    LeftOut.DISPUTED: "a check from outside says that the reviewer was wrong",
+    LeftOut.OTHER_JUDGE: "whoever sent the draft back was not asked about the accepted text",
+    LeftOut.NOT_MINIMAL: "the revision changes too little, too much, or more than the one issue that was named",
+    LeftOut.VETOED: "the better text was forbidden by a check",
+    LeftOut.UNSCORED: "nobody scored both candidates",
+    LeftOut.NARROW: "the scores of the two texts lie too close together, or the other way round",
+    LeftOut.CAPPED: "the turn gives enough pairs of candidates already",
     LeftOut.NOTES_LOST: "an earlier turn followed a note that no later prompt holds: export without `whole_dialogue`",
 }
 
