@@ -113,6 +113,11 @@ def answer_in_sight(dialogue: Dialogue) -> bool:
     return bool(attempts) and (attempts[-1].private.get("reveals") is True or undecided(attempts[-1].text, brief))
 
 
+def unsaid_terms(brief: Brief, turns: Sequence[Turn]) -> tuple[str, ...]:
+    """The giveaway terms that stand neither in the question nor in what was said."""
+    return tuple(term for term in brief.giveaway if not _is_known(term, brief, turns))
+
+
 def leaked_by(dialogue: Dialogue, attempt: Attempt) -> Sequence[Issue]:
     """The issue with a draft that gives away what nobody has said yet, and the student has not come to."""
     brief, turns = brief_of(dialogue), dialogue.get("turns", ())

@@ -36,6 +36,9 @@ class LeftOut(StrEnum):
     REPLY_LOST = "reply lost"
     NOTES_LOST = "notes lost"
     DROPPED = "dropped"
+    UNJUDGED = "unjudged"
+    NO_ANSWER = "no answer"
+    ANSWER_KNOWN = "answer known"
     REPLACED = "replaced"
     A_PERSONS = "a person's"
     MASKED = "masked"
@@ -58,7 +61,7 @@ _ABOUT = {
     LeftOut.FORCED: "the reviewers still refused what was said: no revision was better",
     LeftOut.EMPTY: "a text is empty",
     LeftOut.IDENTICAL: "the accepted text is the draft that was sent back, word for word",
-    LeftOut.REPEATED: "the turn gives a pair of the same two texts already",
+    LeftOut.REPEATED: "the turn gives a row with the same words already",
     LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
     LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
     LeftOut.REPLY_LOST: "the transcript has what code made of the reply, but not the reply itself",
@@ -74,6 +77,9 @@ _ABOUT = {
     LeftOut.UNSCORED: "nobody scored both candidates",
     LeftOut.NARROW: "the scores of the two texts lie too close together, or the other way round",
     LeftOut.CAPPED: "the turn gives enough pairs of candidates already",
+    LeftOut.UNJUDGED: "nobody said whether it is right: no reviewer and no person looked at it",
+    LeftOut.NO_ANSWER: "the brief has no answer to verify a reply against",
+    LeftOut.ANSWER_KNOWN: "the answer was in sight already: code cannot tell who gives it from who repeats it",
     LeftOut.NOTES_LOST: "an earlier turn followed a note that no later prompt holds: export without `whole_dialogue`",
 }
 
