@@ -72,6 +72,10 @@ class EndpointConfig(BaseModel):
     """Whether it was started with `--enable-auto-tool-choice` and `--tool-call-parser`: it refuses tools otherwise."""
     tool_rate: float = Field(default=0.5, ge=0, le=1)
     """How often a model that may call a tool does."""
+    prompt_logprobs: bool = True
+    """Whether it gives them where they are asked for. llama.cpp's server answers, and takes no notice."""
+    max_logprobs: int = Field(default=20, ge=0)
+    """How many a request may ask for at each token."""
     reasoning: bool = False
     """Whether the model thinks before it answers, and a reasoning parser keeps that apart. A request's
     `chat_template_kwargs: {"enable_thinking": …}` goes before it."""

@@ -18,6 +18,7 @@ from tutelage.errors import ConfigError
 from tutelage.testing import prose
 from tutelage.testing.endpoint_config import EndpointConfig
 from tutelage.testing.faults import Fault
+from tutelage.testing.likelihoods import banned_by, draw_next
 from tutelage.testing.schema_filler import Draw, SchemaError, violation
 from tutelage.testing.tokenizer import content_text, tokenize
 from tutelage.testing.tool_calling import Offer
@@ -81,6 +82,10 @@ class Replier:
         digest = hashlib.blake2b(call.messages + call.sampling, digest_size=8)
         digest.update(f"{call.model}/{source}".encode())
         key = int.from_bytes(digest.digest())
+        if call.draws_next and self._hook is None and fault is None:
+            banned = banned_by(call.body.get("logit_bias"))
+            drawn = draw_next(call.model, call.prompt[-1], Random(key), banned, call.n)
+            return [Choice(tokens=(token,), finish_reason="length", logprob=logprob) for token, logprob in drawn]
         return [self._choice(call, Random(key + index), fault) for index in range(call.n)]
 
     def _choice(self, call: Call, rng: Random, fault: Fault | None) -> Choice:

@@ -76,6 +76,7 @@ class Endpoint:
                 web.get("/load", self.load),
                 web.get("/metrics", self.metrics),
                 web.post("/tokenize", self.tokenize),
+                web.post("/detokenize", self.detokenize),
                 web.post("/reset_prefix_cache", self.reset_prefix_cache),
                 web.post("/inference/v1/abort_requests", self.abort_requests),
                 *Controls(self).routes(),
@@ -299,7 +300,7 @@ class Endpoint:
             messages, prompt = body.get("messages"), body.get("prompt")
             if messages is None and not isinstance(prompt, str):
                 raise vllm_requests.bad_request("send a prompt, or messages")
-            tokens = tokenizer.tokenize(str(prompt)) if messages is None else tokenizer.chat_tokens(messages)
+            tokens = tokenizer.tokenize(str(prompt)) if messages is None else vllm_requests.read_messages(body)
         except Refusal as refusal:
             return error_reply(refusal)
         return json_reply(
@@ -310,6 +311,16 @@ class Endpoint:
                 "token_strs": tokens if body.get("return_token_strs") else None,
             }
         )
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        """`POST /detokenize`, of `tokens`: their ids."""
+        try:
+            body = vllm_requests.read_body(await request.read())
+            if not isinstance(ids := body.get("tokens"), list):
+                raise vllm_requests.bad_request("send tokens, a list of ids")
+        except Refusal as refusal:
+            return error_reply(refusal)
+        return json_reply({"prompt": "".join(tokenizer.tokens_of(ids))})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """`GET /metrics`, in Prometheus's text format."""

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-VOCABULARY = 32_768
+VOCABULARY = 2**31
+"""So large that hardly any two tokens share a number."""
 _TOKEN = re.compile(r"\s*(?:\w{1,7}|[^\w\s])|\s+")
 _START, _END, _NEWLINE = "<|im_start|>", "<|im_end|>", "\n"
 
@@ -25,8 +26,23 @@ def tokenize(text: str) -> tuple[str, ...]:
 
 
 def token_ids(tokens: Iterable[str]) -> list[int]:
-    """A number for each token, below `VOCABULARY`; two tokens may share one."""
-    return [zlib.crc32(token.encode()) % VOCABULARY for token in tokens]
+    """A number for each token, below `VOCABULARY`."""
+    return [_token_id(token) for token in tokens]
+
+
+def tokens_of(ids: Iterable[int]) -> tuple[str, ...]:
+    """The tokens with these numbers: those that this process has numbered, and for any other its number as a word."""
+    return tuple(_NUMBERED.get(id_, f" {id_}") for id_ in ids)
+
+
+_NUMBERED: dict[int, str] = {}
+
+
+@lru_cache(maxsize=65_536)
+def _token_id(token: str) -> int:
+    id_ = zlib.crc32(token.encode()) % VOCABULARY
+    _NUMBERED[id_] = token
+    return id_
 
 
 def content_text(content: Any) -> str:

@@ -1,11 +1,13 @@
 """What vLLM's OpenAI-compatible server answers, as version 0.32 writes it: whole replies, and the events of a stream."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
 import orjson
 
+from tutelage.testing.likelihoods import likeliest, logprob_and_rank
 from tutelage.testing.tokenizer import token_ids
 from tutelage.testing.vllm_requests import Call
 
@@ -34,6 +36,8 @@ class Choice:
     tokens: tuple[str, ...]
     finish_reason: str
     stop_reason: str | None = None
+    logprob: float | None = None
+    """Of its one token, where that was drawn by how likely it is."""
     pieces: tuple[Piece, ...] = ()
     """Where it is not all content; their tokens are those of the choice."""
     hides_reasoning: bool = False
@@ -93,7 +97,7 @@ def reply_body(call: Call, choices: list[Choice], cached_tokens: int) -> bytes:
 def _choice_body(call: Call, index: int, choice: Choice) -> dict[str, Any]:
     body = {
         "index": index,
-        "logprobs": _logprobs(call, choice.tokens),
+        "logprobs": _logprobs(call, choice.tokens) if choice.logprob is None else _drawn_logprobs(choice),
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
         "token_ids": token_ids(choice.tokens) if call.return_token_ids else None,
@@ -230,20 +234,28 @@ def _logprobs(call: Call, tokens: tuple[str, ...]) -> dict[str, Any] | None:
 
 
 def _prompt_logprobs(call: Call) -> list[dict[int, dict[str, Any]] | None] | None:
-    """By the ids of tokens; for the first token there is nothing to be told."""
+    """By the ids of tokens, the token itself first; for the first one there is nothing to be told."""
     if call.prompt_logprobs is None:
         return None
-    told: list[dict[int, dict[str, Any]] | None] = [None]
-    for token in call.prompt[1:]:
-        ranked = _ranked(token, call.prompt_logprobs)
-        texts = [each["token"] for each in ranked]
-        told.append(
-            {
-                id_: {"logprob": each["logprob"], "rank": rank, "decoded_token": each["token"]}
-                for rank, (id_, each) in enumerate(zip(token_ids(texts), ranked, strict=True), start=1)
-            }
-        )
-    return told
+    return [None, *(_told(call, before, token) for before, token in pairwise(call.prompt))]
+
+
+def _told(call: Call, before: str, token: str) -> dict[int, dict[str, Any]]:
+    logprob, rank = logprob_and_rank(call.model, before, token)
+    told = {token: {"logprob": logprob, "rank": rank, "decoded_token": token}}
+    for place, (common, likely) in enumerate(likeliest(call.model, before)[: call.prompt_logprobs], start=1):
+        told.setdefault(common, {"logprob": likely, "rank": place, "decoded_token": common})
+    return dict(zip(token_ids(told), told.values(), strict=True))
+
+
+def _drawn_logprobs(choice: Choice) -> dict[str, Any]:
+    (token,) = choice.tokens
+    return {
+        "text_offset": [0],
+        "token_logprobs": [choice.logprob],
+        "tokens": [token],
+        "top_logprobs": [{token: choice.logprob}],
+    }
 
 
 def _ranked(token: str, alternatives: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from tutelage.testing import grammar, schema_filler
 from tutelage.testing.endpoint_config import EndpointConfig
 from tutelage.testing.faults import RequestKind
 from tutelage.testing.schema_filler import Draw, SchemaError
-from tutelage.testing.tokenizer import chat_tokens, content_text, tokenize
+from tutelage.testing.tokenizer import chat_tokens, content_text, tokenize, tokens_of
 from tutelage.testing.tool_calling import Calling, Offer, ToolError, read_tools
 
 Api = Literal["chat", "completions", "embeddings"]
@@ -89,6 +89,8 @@ class Call:
     """None where no logprobs are asked for."""
     return_token_ids: bool
     prompt_logprobs: int | None
+    draws_next: bool
+    """Whether it asks for no more than the token after a prompt of token ids: such are drawn by how likely they are."""
     offers: tuple[Offer, ...]
     """The tools that may be called."""
     calling: Calling
@@ -169,7 +171,8 @@ def read_call(api: Api, body: dict[str, Any], headers: Mapping[str, str], config
         shape=shape,
         top_logprobs=int(top or 0) if logprobs not in (None, False) else None,
         return_token_ids=bool(body.get("return_token_ids")),
-        prompt_logprobs=_read_prompt_logprobs(body),
+        prompt_logprobs=_read_prompt_logprobs(body, config),
+        draws_next=api == "completions" and not greedy and body.get("max_tokens") == 1 and _is_ids(body.get("prompt")),
         offers=offers,
         calling=calling,
         reasons=api == "chat" and bool(_mapping(body, "chat_template_kwargs").get("enable_thinking", config.reasoning)),
@@ -177,14 +180,21 @@ def read_call(api: Api, body: dict[str, Any], headers: Mapping[str, str], config
     )
 
 
-def _read_prompt_logprobs(body: dict[str, Any]) -> int | None:
+def _read_prompt_logprobs(body: dict[str, Any], config: EndpointConfig) -> int | None:
     asked = body.get("prompt_logprobs")
-    if asked is None:
+    if asked is None or not config.prompt_logprobs:
         return None
     if not isinstance(asked, int) or asked < 0:
         raise bad_request(f"`prompt_logprobs` must be a positive value, got {asked}.", param="prompt_logprobs")
     if body.get("stream") and asked:
         raise bad_request("`prompt_logprobs` are not available when `stream=True`.", param="prompt_logprobs")
+    if asked > config.max_logprobs:
+        limit = config.max_logprobs
+        raise bad_request(
+            f"Requested prompt logprobs of {asked}, which is greater than max allowed: {limit}"
+            f" (parameter=prompt_logprobs, value={asked})",
+            param="prompt_logprobs",
+        )
     return asked
 
 
@@ -200,10 +210,23 @@ def _read_tools(api: Api, body: dict[str, Any], config: EndpointConfig) -> tuple
 
 
 def _read_prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, tuple[str, ...]]:
-    asked = body.get("messages" if api == "chat" else "prompt")
+    if api == "chat":
+        return orjson.dumps(body.get("messages"), option=orjson.OPT_SORT_KEYS), read_messages(body)
+    asked = body.get("prompt")
     try:
-        if api == "completions":
-            return orjson.dumps(asked), _prompt_tokens(asked)
+        return orjson.dumps(asked), _prompt_tokens(asked)
+    except ValueError as error:
+        raise _invalid("prompt", str(error)) from error
+
+
+def read_messages(body: dict[str, Any]) -> tuple[str, ...]:
+    """The tokens of a request's messages, and of its tools.
+
+    Raises:
+        Refusal: there are none, or they are no messages.
+    """
+    asked = body.get("messages")
+    try:
         if not isinstance(asked, list) or not asked or not all(isinstance(message, dict) for message in asked):
             raise ValueError("send a list of messages, not empty")
         tokens = chat_tokens(
@@ -211,21 +234,23 @@ def _read_prompt(api: Api, body: dict[str, Any]) -> tuple[bytes, tuple[str, ...]
             generation_prompt=body.get("add_generation_prompt", True),
             continue_final=body.get("continue_final_message", False),
         )
-        if body.get("tools"):
-            tokens = (*tokenize(orjson.dumps(body["tools"]).decode()), *tokens)
     except ValueError as error:
-        raise _invalid("messages" if api == "chat" else "prompt", str(error)) from error
-    return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), tokens
+        raise _invalid("messages", str(error)) from error
+    return (*tokenize(orjson.dumps(body["tools"]).decode()), *tokens) if body.get("tools") else tokens
 
 
 def _prompt_tokens(prompt: Any) -> tuple[str, ...]:
-    if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
-        return tuple(f" {token}" for token in prompt)
+    if _is_ids(prompt):
+        return tokens_of(prompt)
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:
         raise ValueError("send one text or one list of token ids, not empty")
     return tokenize(content_text(prompt))
+
+
+def _is_ids(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and all(isinstance(token, int) for token in prompt)
 
 
 def _read_max_tokens(api: Api, body: dict[str, Any], prompt: int, limit: int) -> int:
