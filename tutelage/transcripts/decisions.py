@@ -4,21 +4,26 @@ A decision is about a dialogue or one of its turns. Of several by one author abo
 person's `keep` outweighs what judges say.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import fcntl
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import structlog
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tutelage.dialogue.turn import Record
+from tutelage.errors import RunFolderError
+from tutelage.transcripts.append_file import AppendFile
 from tutelage.transcripts.transcript import Transcript
 
 log = structlog.get_logger()
 
 FILE: Final = "decisions.jsonl"
+LOCK: Final = ".decisions.lock"
 JUDGE: Final = "judge:"
 """What the name of an author begins with that is no person."""
 
@@ -41,6 +46,16 @@ class Decision(Record):
     def is_a_persons(self) -> bool:
         """Whether a person made it, and no judge."""
         return not self.by.startswith(JUDGE)
+
+    def as_line(self) -> bytes:
+        """The decision as its line in the file, the newline included."""
+        return self.model_dump_json().encode() + b"\n"
+
+    @model_validator(mode="after")
+    def _says_which_words(self) -> Self:
+        if self.decision in ("edit", "prefer") and not (self.text or "").strip():
+            raise ValueError(f"the decision {self.decision!r} needs a `text`")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +100,71 @@ class Decisions:
     def __len__(self) -> int:
         return sum(map(len, self._by_dialogue.values()))
 
+    def __iter__(self) -> Iterator[Decision]:
+        """Those that count: of each author about each thing the last."""
+        for about in self._by_dialogue.values():
+            yield from about.values()
+
+    def __contains__(self, decision: object) -> bool:
+        """Whether this very decision counts already."""
+        if not isinstance(decision, Decision):
+            return False
+        return self._by_dialogue.get(decision.id, {}).get((decision.turn, decision.by)) == decision
+
+    def has(self, id_: str, turn: int | None, by: str) -> bool:
+        """Whether an author has decided about a turn, or about a whole dialogue."""
+        return (turn, by) in self._by_dialogue.get(id_, {})
+
     def about(self, transcript: Transcript) -> Judged:
         """The transcript with what was decided about it."""
         by_turn: dict[int | None, list[Decision]] = defaultdict(list)
         for decision in self._by_dialogue.get(transcript.id, {}).values():
             by_turn[decision.turn].append(decision)
         return Judged(transcript=transcript, decisions=by_turn)
+
+
+class DecisionFile:
+    """A run's `decisions.jsonl`, open for appending by this process alone. A context manager.
+
+    Args:
+        run: The run's folder, which need not be held: a run may be judged while it goes on.
+
+    Raises:
+        RunFolderError: Another process has it open, or it cannot be written.
+    """
+
+    def __init__(self, run: Path | str) -> None:
+        folder = Path(run)
+        try:
+            self._lock = (folder / LOCK).open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _end_last_line(folder / FILE)
+                self._file = AppendFile(folder / FILE)
+            except OSError:
+                self._lock.close()
+                raise
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"another process is writing the decisions of {str(run)!r}: wait for its end, or stop it"
+            ) from error
+        except OSError as error:
+            raise RunFolderError(f"{str(folder / FILE)!r} cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._lock.close()
+
+    def append(self, decisions: Sequence[Decision]) -> None:
+        """Appends decisions, and returns once they are on disk.
+
+        Raises:
+            OSError: They could not be written; the file is as it was before.
+        """
+        self._file.append(b"".join(decision.as_line() for decision in decisions))
 
 
 def read_decisions(run: Path | str, *, on_skip: Callable[[str], None] | None = None) -> Decisions:
@@ -110,9 +184,35 @@ def read_decisions(run: Path | str, *, on_skip: Callable[[str], None] | None = N
             try:
                 decisions.append(Decision.model_validate_json(line))
             except ValidationError as error:
-                first = error.errors()[0]
-                skip(f"{path}, line {number}: {'.'.join(map(str, first['loc']))} {first['msg']}")
+                skip(f"{path}, line {number}: {why_not(error)}")
     return Decisions(decisions)
+
+
+def why_not(error: ValidationError) -> str:
+    """What keeps a line from being a decision."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return "torn, or no JSON"
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+
+
+def _end_last_line(path: Path) -> None:
+    """Ends a last line that somebody wrote by hand and forgot to end: as it stands, it would pass for torn and be cut."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        last = next(iter(deque(file, maxlen=1)), b"\n")
+        if not last.endswith(b"\n") and _is_a_decision(last):
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+
+
+def _is_a_decision(line: bytes) -> bool:
+    try:
+        Decision.model_validate_json(line)
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_dropped(decisions: Sequence[Decision]) -> bool:
