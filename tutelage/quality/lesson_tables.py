@@ -46,7 +46,7 @@ def _table(runs: Sequence[RunLessons]) -> Table:
     table.add_column("", overflow="fold")
     for run in runs:
         table.add_column(one_line(run.run), overflow="fold")
-    by_run = [_sections(run) for run in runs]
+    by_run = [sections(run) for run in runs]
     for title in dict.fromkeys(title for sections in by_run for title in sections):
         columns = [sections[title] for sections in by_run]
         labels = dict.fromkeys(label for lines in columns for label in lines)
@@ -64,7 +64,7 @@ def _table(runs: Sequence[RunLessons]) -> Table:
     return table
 
 
-def _sections(run: RunLessons) -> dict[str, Lines]:
+def sections(run: RunLessons) -> dict[str, Lines]:
     """All sections of a run; every run has all of them."""
     return {
         "Dialogues": _dialogues(run),
@@ -168,6 +168,11 @@ def _rate(rate: Rate) -> str:
 
 
 def _cell(value: Value) -> Text:
+    return one_line(as_text(value), "dim" if isinstance(value, Missing) else "")
+
+
+def as_text(value: Value) -> str:
+    """A value as it stands in a table: with its interval and its n, or why there is none."""
     match value:
         case Rate():
             text = _rate(value)
@@ -178,7 +183,7 @@ def _cell(value: Value) -> Text:
         case Selectivity():
             text = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}] against {value.against}"
         case Missing():
-            return one_line(f"{NOTHING} {value.why}", "dim")
+            text = f"{NOTHING} {value.why}"
         case _:
             text = value
-    return one_line(text)
+    return text
