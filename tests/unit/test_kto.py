@@ -1,0 +1,118 @@
+"""Unpaired preferences: which drafts have which label, and why the others have none."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tutelage import Brief
+from tutelage.errors import ExportError
+from tutelage.exports.export import export
+from tutelage.exports.request import Request
+from tutelage.exports.rows import LeftOut
+
+BRIEF = Brief(id="halves", question="What is 1/2 + 1/3?", answer=("5/6",))
+ONE_REVISION = ("tutor", [("It is 5/6.", "rejected"), ("Which parts?", "accepted")])
+
+Row = dict[str, Any]
+
+
+def exported(run: Any, out: Path, role: str = "tutor") -> tuple[list[Row], Any]:
+    summary = export(run.path, Request(format="kto", role=role, files="jsonl"), out=out)
+    return [orjson.loads(line) for path in out.rglob("*.jsonl") for line in path.read_bytes().splitlines()], summary
+
+
+def verdicts(rows: list[Row]) -> dict[str, bool]:
+    return {row["completion"][0]["content"]: row["label"] for row in rows}
+
+
+def test_what_was_accepted_is_right_and_what_was_sent_back_wrong(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(ONE_REVISION, ("student", [("Sixths.", "unseen")]), brief=BRIEF)
+    rows, _ = exported(written_run, tmp_path / "out")
+    assert verdicts(rows) == {"It is 5/6.": False, "Which parts?": True}
+    assert [row["id"] for row in rows] == ["d0/0/0", "d0/0/1"]
+    assert [row["issues"] for row in rows] == [["leak"], []]
+    assert [row["score"] for row in rows] == [0.2, 0.8]
+    assert {row["by"] for row in rows} == {"reviewers"}
+
+
+def test_both_drafts_answer_the_prompt_of_the_first_without_any_critique(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(ONE_REVISION, brief=BRIEF)
+    rows, _ = exported(written_run, tmp_path / "out")
+    assert [row["prompt"] for row in rows] == [[{"role": "system", "content": "You teach."}]] * 2
+    assert "CANARY" not in str(rows)
+
+
+def test_a_draft_that_was_forced_is_neither(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("tutor", [("5/6!", "rejected"), ("It is 5/6.", "forced")]), brief=BRIEF)
+    rows, summary = exported(written_run, tmp_path / "out")
+    assert verdicts(rows) == {"5/6!": False}
+    assert summary.left_out == {LeftOut.FORCED: 1}
+
+
+def test_a_candidate_that_was_not_chosen_is_neither(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("tutor", [("Hm?", "superseded"), ("Which parts?", "accepted")]), brief=BRIEF)
+    rows, summary = exported(written_run, tmp_path / "out")
+    assert verdicts(rows) == {"Which parts?": True}
+    assert summary.left_out == {LeftOut.UNJUDGED: 1}
+
+
+def test_a_role_at_whose_drafts_nobody_looked_has_no_rows(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(ONE_REVISION, ("student", [("Sixths.", "unseen")]), brief=BRIEF)
+    with pytest.raises(ExportError, match="left out: 1 unjudged"):
+        exported(written_run, tmp_path / "out", role="student")
+
+
+def test_where_checks_sent_one_draft_back_those_that_they_let_pass_are_right(written_run: Any, tmp_path: Path) -> None:
+    """A check writes nothing down about a draft that it lets pass."""
+    refused = ("student", [("5/6.", "rejected"), ("2/5.", "unseen")])
+    written_run.add(refused, ("tutor", [("Why?", "accepted")]), ("student", [("Fifths.", "unseen")]), brief=BRIEF)
+    rows, _ = exported(written_run, tmp_path / "out", role="student")
+    assert verdicts(rows) == {"5/6.": False, "2/5.": True, "Fifths.": True}
+
+
+def test_the_same_words_never_have_two_labels_in_a_turn(written_run: Any, tmp_path: Path) -> None:
+    drafts = [("Say it.", "rejected"), ("Say  it.", "rejected"), ("Which?", "rejected"), ("Which?", "accepted")]
+    written_run.add(("tutor", drafts), brief=BRIEF)
+    rows, summary = exported(written_run, tmp_path / "out")
+    assert verdicts(rows) == {"Say it.": False, "Which?": True}
+    assert len(rows) == 2
+    assert summary.left_out == {LeftOut.REPEATED: 1, LeftOut.IDENTICAL: 1}
+
+
+@pytest.mark.parametrize(
+    ("decision", "labels"),
+    [
+        ({"decision": "drop", "by": "ada"}, None),
+        ({"decision": "drop", "by": "judge:critic"}, None),
+        ({"decision": "keep", "by": "ada"}, {"5/6!": False, "It is 5/6.": True}),
+        ({"decision": "keep", "by": "judge:critic"}, {"5/6!": False}),
+        ({"decision": "prefer", "text": "5/6!", "by": "ada"}, {"5/6!": True}),
+        (
+            {"decision": "edit", "text": "Which parts?", "by": "ada"},
+            {"5/6!": False, "It is 5/6.": False, "Which parts?": True},
+        ),
+    ],
+)
+def test_a_persons_word_outweighs_the_reviewers(
+    written_run: Any, tmp_path: Path, decision: Row, labels: dict[str, bool] | None
+) -> None:
+    written_run.add(("tutor", [("5/6!", "rejected"), ("It is 5/6.", "forced")]), brief=BRIEF)
+    written_run.decide(turn=0, **decision)
+    if labels is None:
+        with pytest.raises(ExportError, match="left out: 1 dropped"):
+            exported(written_run, tmp_path / "out")
+    else:
+        assert verdicts(exported(written_run, tmp_path / "out")[0]) == labels
+
+
+def test_what_people_wrote_and_ruled_says_so(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(ONE_REVISION, brief=BRIEF)
+    written_run.decide(turn=0, by="ada", decision="edit", text="What is a third of six?")
+    rows, _ = exported(written_run, tmp_path / "out")
+    assert [(row["id"], row["by"], row["origin"], row["model"]) for row in rows] == [
+        ("d0/0/0", "reviewers", "synthetic", "m"),
+        ("d0/0/1", "people", "synthetic", "m"),
+        ("d0/0/edit0", "people", "human", ""),
+    ]
