@@ -73,12 +73,14 @@ class WrittenRun:
         accept = Review(role="critic", verdict="accept", scores={"clarity": 0.8})
         revise = Review(role="critic", verdict="revise", issues=[issue], scores={"clarity": 0.2})
         of_fate = {"accepted": [accept], "forced": [revise], "rejected": [revise]}
-        return Attempt(
-            text=text,
-            status="accepted" if fate in ("forced", "unseen") else fate,
-            forced=fate == "forced",
-            call=Call(model="m", prompt_sha256=prompt.sha256, finish_reason="stop", seed=7),
-            reviews=of_fate.get(fate, []),
+        return Attempt.model_validate(
+            {
+                "text": text,
+                "status": "accepted" if fate in ("forced", "unseen") else fate,
+                "forced": fate == "forced",
+                "call": Call(model="m", prompt_sha256=prompt.sha256, finish_reason="stop", seed=7),
+                "reviews": of_fate.get(fate, []),
+            }
         )
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tutelage
-from tutelage import Brief, read_transcripts
+from tutelage import Brief, Dialogue, read_transcripts
 from tutelage.checks.answers import gives
 from tutelage.checks.leaks import leaked_by
 from tutelage.dialogue.brief import Misconception
@@ -103,7 +103,7 @@ def test_rewards_tell_who_gives_the_answer_from_who_keeps_it(
 def test_reward_functions_take_whatever_else_the_trainer_knows(written_run: Any, tmp_path: Path) -> None:
     lesson(written_run, ("tutor", "What is 1/2 in sixths?"))
     [row], _ = exported(written_run, tmp_path / "out")
-    more = {"prompts": [row["prompt"]], "completion_ids": [[1, 2]], "trainer_state": None, "log_extra": print}
+    more: Row = {"prompts": [row["prompt"]], "completion_ids": [[1, 2]], "trainer_state": None, "log_extra": print}
     for function in (verified, gives_the_answer, keeps_the_answer):
         assert not inspect.iscoroutinefunction(function)
         assert function(completions=["Hm?"], **columns(row), **more) == [float(function is not gives_the_answer)]
@@ -191,7 +191,7 @@ def test_rewards_of_20_stored_dialogues_recompute_from_the_files(
     for row in rows:
         transcript = transcripts[row["dialogue"]]
         turn = transcript.turns[row["turn"]]
-        before = {"brief": transcript.brief, "turns": transcript.turns[: row["turn"]]}
+        before: Dialogue = {"brief": transcript.brief, "turns": transcript.turns[: row["turn"]]}
         right = gives(turn.text, BRIEF) if role == "student" else not leaked_by(before, turn.attempts[0])
         assert row["reward"] == float(right), row
 
