@@ -50,6 +50,10 @@ class LeftOut(StrEnum):
     UNSCORED = "unscored"
     NARROW = "narrow"
     CAPPED = "capped"
+    HISTORY = "history"
+    SYSTEM_LATER = "system later"
+    NO_ALTERNATION = "no alternation"
+    MISREAD = "misread"
 
     @property
     def about(self) -> str:
@@ -81,6 +85,10 @@ _ABOUT = {
     LeftOut.NO_ANSWER: "the brief has no answer to verify a reply against",
     LeftOut.ANSWER_KNOWN: "the answer was in sight already: code cannot tell who gives it from who repeats it",
     LeftOut.NOTES_LOST: "an earlier turn followed a note that no later prompt holds: export without `whole_dialogue`",
+    LeftOut.HISTORY: "the tool would learn the assistant's messages in the prompt, too: export with `whole_dialogue`",
+    LeftOut.SYSTEM_LATER: "the tool has a place for one system message, at the beginning",
+    LeftOut.NO_ALTERNATION: "the tool wants user and assistant by turns, the user first",
+    LeftOut.MISREAD: "the tool would find the reply's beginning elsewhere: it is blank at an end, or in the tool's own words",
 }
 
 
@@ -158,6 +166,11 @@ def accepted(turn: Turn) -> Attempt:
 def said(text: str) -> Messages:
     """A text as the assistant's message."""
     return [{"role": "assistant", "content": text}]
+
+
+def thought(call: Call, text: str) -> str:
+    """A text behind what the model thought before it, as models that reason write it; the text alone if it did not."""
+    return f"<think>\n{call.reasoning.strip()}\n</think>\n\n{text}" if call.reasoning else text
 
 
 def first_prompt(call: Call, steps: Sequence[Step], prompts: Prompts) -> Messages:

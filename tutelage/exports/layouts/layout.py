@@ -41,6 +41,8 @@ class Layout:
     kinds: tuple[FileKind, ...]
     """The kinds of files that the tool reads, the best one first."""
     open: OpenFiles
+    rows_at: str | None = "data/{split}-*.{kind}"
+    """Where the Hub finds a split's rows as a table; None where the files are none."""
     beside: Callable[["ExportSummary"], Mapping[str, str]] = lambda _: {}
     """Further files of the data set, by name: what the tool's config needs to find the rows."""
     usage: str
