@@ -240,7 +240,7 @@ async def test_a_note_that_asked_for_a_better_shape_is_not_in_the_prompt(runs: R
     assert [step.kind for step in turn.steps] == ["misfit"] * 3
     misfit_of = {step.role: step.call.prompt_sha256 for step in reversed(turn.steps)}
     for role, given in (("tutor", turn.attempts[0].call), ("critic", turn.attempts[0].reviews[0].call)):
-        export(runs.path, Request(format="sft", role=role), out=tmp_path / role)
+        export(runs.path, Request(format="sft", role=role, unchecked=True), out=tmp_path / role)
         assert given is not None
         assert rows_of(tmp_path / role)[0]["prompt"] == runs.sent[misfit_of[role]] != runs.sent[given.prompt_sha256]
 
@@ -293,7 +293,7 @@ async def test_what_a_role_thought_before_it_spoke_is_learnt_only_where_asked_fo
 
 async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: Path) -> None:
     transcript = await runs.play(script(**SENT_BACK_ONCE))
-    export(runs.path, Request(format="sft", role="critic"), out=tmp_path / "out")
+    export(runs.path, Request(format="sft", role="critic", unchecked=True), out=tmp_path / "out")
     rows = rows_of(tmp_path / "out")
     verdicts = [orjson.loads(row["completion"][0]["content"]) for row in rows]
     assert verdicts == [REVISE, ACCEPT, ACCEPT]
@@ -306,7 +306,7 @@ async def test_a_reviewer_learns_from_each_of_its_reviews(runs: Runs, tmp_path: 
 async def test_a_reviewer_with_a_schema_of_its_own_learns_what_it_replied(runs: Runs, tmp_path: Path) -> None:
     reply = {"reveals": "part", **ACCEPT}
     transcript = await runs.play(script(leak_judge=[reply]), graph=judged_lesson)
-    export(runs.path, Request(format="sft", role="leak_judge"), out=tmp_path / "out")
+    export(runs.path, Request(format="sft", role="leak_judge", unchecked=True), out=tmp_path / "out")
     [review] = transcript.turns[0].attempts[0].reviews
     assert review.scores == {"reveals": 0.5}
     rows = rows_of(tmp_path / "out")
@@ -344,7 +344,7 @@ async def test_a_review_whose_reply_is_not_there_is_left_out_and_counted(
         return turn.model_copy(update={"attempts": [attempt.model_copy(update={"reviews": reviews})]})
 
     await runs.play(script(), change=without_reply)
-    summary = export(runs.path, Request(format="sft", role="critic"), out=tmp_path / "out")
+    summary = export(runs.path, Request(format="sft", role="critic", unchecked=True), out=tmp_path / "out")
     assert [row["turn"] for row in rows_of(tmp_path / "out")] == [2]
     assert summary.left_out == {"reply lost": 1}
 
@@ -355,7 +355,7 @@ async def test_each_member_of_a_panel_has_a_row_of_its_own(runs: Runs, tmp_path:
         return turn.model_copy(update={"attempts": attempts})
 
     await runs.play(script(), change=twice)
-    export(runs.path, Request(format="sft", role="critic"), out=tmp_path / "out")
+    export(runs.path, Request(format="sft", role="critic", unchecked=True), out=tmp_path / "out")
     ids = [row["id"] for row in rows_of(tmp_path / "out")]
     assert ids == ["d0/0/0/critic", "d0/0/0/critic/1", "d0/2/0/critic", "d0/2/0/critic/1"]
 
@@ -448,12 +448,16 @@ async def test_forced_turns_are_left_out_unless_they_are_asked_for(runs: Runs, t
     assert "Refused turns are in it" not in card_of(tmp_path / "without")[1]
 
 
-async def test_a_whole_dialogue_with_a_forced_turn_is_left_out(runs: Runs, tmp_path: Path) -> None:
+async def test_a_whole_dialogue_with_a_turn_that_was_refused_is_none_for_a_trainer_that_learns_all(
+    runs: Runs, tmp_path: Path
+) -> None:
     await runs.play(script(), id_="good")
     await runs.play(script(critic=[REVISE, REVISE, ACCEPT]), id_="forced")
     summary = export(runs.path, Request(format="sft", whole_dialogue=True), out=tmp_path / "out")
     assert [row["dialogue"] for row in rows_of(tmp_path / "out")] == ["good"]
-    assert summary.left_out == {"forced": 1}
+    assert summary.left_out == {"masked": 1}
+    kept = export(runs.path, Request(format="sft", whole_dialogue=True, forced=True), out=tmp_path / "with")
+    assert (kept.rows, kept.left_out) == (2, {})
 
 
 async def test_only_completed_dialogues_are_exported_and_of_a_retried_one_the_last(runs: Runs, tmp_path: Path) -> None:
@@ -744,7 +748,7 @@ async def test_rows_that_are_all_left_out_are_an_error_that_says_why(runs: Runs,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "kto"}, "no format 'kto': there is sft, dpo"),
+        ({"format": "rlhf"}, "no format 'rlhf': there is sft, dpo"),
         ({"format": "dpo", "forced": True}, "'dpo' has no option 'forced'"),
         ({"format": "dpo", "with_private": True}, "'dpo' has no option 'with_private'"),
         ({"format": "sft", "with_private": True, "whole_dialogue": True}, "nothing private"),

@@ -1,13 +1,18 @@
-"""Preference pairs: a draft that was sent back against the revision that the reviewers accepted.
+"""Preference pairs: of two texts for one turn, the better one and the worse one.
 
-The rows are what TRL's `DPOTrainer` reads, with an explicit prompt: what the role was shown before its first draft,
-so nothing of the critique. Pairs of a draft and its revision: D'Oosterlinck et al. 2024, arXiv 2408.06266.
+They come from revisions, from candidates of one prompt, and from people (`pairs/`); the column `source` says which. The
+rows are what TRL's `DPOTrainer` reads, with an explicit prompt: what the role was shown before its first draft, so nothing
+of the critique.
 """
 
 from collections.abc import Iterator
-from statistics import fmean
 
-from tutelage.dialogue.turn import Attempt, Turn
+from tutelage.dialogue.turn import Turn
+from tutelage.exports.deciding import decided, words_of
+from tutelage.exports.pairs.pair import Pair
+from tutelage.exports.pairs.people import people
+from tutelage.exports.pairs.revisions import revisions
+from tutelage.exports.pairs.siblings import siblings
 from tutelage.exports.request import Request
 from tutelage.exports.rows import (
     IDENTITY,
@@ -17,11 +22,11 @@ from tutelage.exports.rows import (
     Format,
     LeftOut,
     Row,
-    accepted,
     first_prompt,
     identity,
     player,
     said,
+    thought,
 )
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
@@ -29,39 +34,43 @@ from tutelage.transcripts.transcript import Transcript
 
 
 def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
-    """One pair for each draft of the role that was sent back."""
-    transcript = judged.transcript
-    for turn in transcript.turns:
-        if turn.role != request.role:
+    """The pairs of the role's turns."""
+    for turn in judged.transcript.turns:
+        # A turn with one draft that nobody said anything about has nothing to compare.
+        if turn.role != request.role or (len(turn.attempts) < 2 and turn.index not in judged.decisions):
             continue
-        seen: set[str] = set()
-        for number, draft in enumerate(turn.attempts):
-            if draft.status == "rejected":
-                yield _pair(transcript, turn, number, seen, prompts, request)
-                seen.add(_words(draft.text))
+        for pair in _once_each(_pairs(judged, turn, request)):
+            yield pair if isinstance(pair, LeftOut) else _row(judged.transcript, turn, pair, prompts, request)
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
-    """Whose drafts were sent back."""
+    """Whose drafts were sent back, and who had candidates that were not chosen."""
     for turn in transcript.turns:
-        yield from (turn.role for attempt in turn.attempts if attempt.status == "rejected")
+        yield from (turn.role for attempt in turn.attempts if attempt.status in ("rejected", "superseded"))
 
 
 def columns(_: Request) -> dict[str, Column]:
     """The columns of the rows."""
     return {
         "prompt": Column(MESSAGES, "what the role was shown before its first draft"),
-        "chosen": Column(MESSAGES, "the revision that was accepted by every reviewer"),
-        "rejected": Column(MESSAGES, "the draft that was sent back"),
+        "chosen": Column(MESSAGES, "the better text"),
+        "rejected": Column(MESSAGES, "the worse text"),
         **IDENTITY,
         "turn": Column("integer", "the turn's index in the dialogue, from 0"),
-        "attempt": Column("integer", "which draft of the turn the rejected one is, from 0"),
-        "issues_fixed": Column(TEXTS, "what the draft was sent back for and the revision mended, by dimension"),
-        "chosen_model": Column("text", "who wrote the revision: the model, or `model+adapter`"),
-        "rejected_model": Column("text", "who wrote the draft"),
+        "attempt": Column("integer", "which attempt at the turn the rejected text is, from 0"),
+        "source": Column(
+            "text",
+            "what says which is better: `revision` (the reviewers that sent the one back and accepted the other), "
+            "`sibling` (the scores of two candidates of one prompt), `human` or `judge` (an edit or a preference)",
+        ),
+        "issues_fixed": Column(TEXTS, "of a revision: what the draft was sent back for and it mended, by dimension"),
+        "chosen_model": Column(
+            "text", "who wrote the chosen text: the model, or `model+adapter`; empty where it was written instead"
+        ),
+        "rejected_model": Column("text", "who wrote the rejected text"),
         "finish_reason": Column("text", "why the model stopped in `chosen`; `length` means that it was cut off"),
-        "score_chosen": Column("number", "the mean of the scores that the reviewers gave to both texts; uncalibrated"),
-        "score_rejected": Column("number", "the same for the draft"),
+        "score_chosen": Column("number", "the mean of the scores that both texts got by the same judges; uncalibrated"),
+        "score_rejected": Column("number", "the same for the rejected text"),
         "margin": Column("number", "score_chosen - score_rejected"),
     }
 
@@ -71,70 +80,60 @@ DPO = Format(
     rows=rows,
     roles=roles,
     columns=columns,
-    about="preference training: a draft that reviewers sent back, and the revision that they accepted",
+    options=frozenset({"reasoning", "pairs", "gap", "minimal_edit", "balance_lengths"}),
+    about="preference training: two texts for one turn, of which reviewers, verifiers or people found one better",
 )
 
 
-def _pair(
-    transcript: Transcript, turn: Turn, number: int, seen: set[str], prompts: Prompts, request: Request
-) -> Row | LeftOut:
-    chosen, rejected = accepted(turn), turn.attempts[number]
-    fixed = _issues_fixed(chosen, rejected)
-    if reason := _why_not(chosen, rejected, fixed, seen):
-        return reason
+def _pairs(judged: Judged, turn: Turn, request: Request) -> Iterator[Pair | LeftOut]:
+    """What people say comes first: what says otherwise of the same two texts is a repetition."""
+    if (now := decided(judged, turn)) is None:
+        return
+    if judged.drops(turn.index):
+        yield LeftOut.DROPPED
+        return
+    if request.pairs in ("all", "people"):
+        yield from people(judged, turn, judges=request.pairs == "all")
+    if request.pairs in ("all", "revisions"):
+        yield from revisions(turn, now, minimal_edit=request.minimal_edit)
+    if request.pairs in ("all", "siblings"):
+        yield from siblings(turn, now, gap=request.gap)
+
+
+def _once_each(pairs: Iterator[Pair | LeftOut]) -> Iterator[Pair | LeftOut]:
+    seen: set[frozenset[str]] = set()
+    for pair in pairs:
+        if isinstance(pair, LeftOut):
+            yield pair
+            continue
+        texts = frozenset((words_of(pair.chosen), words_of(pair.rejected)))
+        yield LeftOut.REPEATED if texts in seen else pair
+        seen.add(texts)
+
+
+def _row(transcript: Transcript, turn: Turn, pair: Pair, prompts: Prompts, request: Request) -> Row | LeftOut:
     try:
         prompt = first_prompt(turn.attempts[0].call, turn.steps, prompts)
     except KeyError:
         return LeftOut.PROMPT_LOST
+    chosen, rejected = pair.chosen, pair.rejected
+    # Thoughts on one side alone would teach whether to think, and not what to say.
+    if request.reasoning and pair.chosen_by and pair.chosen_by.reasoning and pair.rejected_by.reasoning:
+        chosen, rejected = thought(pair.chosen_by, chosen), thought(pair.rejected_by, rejected)
+    high, low = pair.scores or (None, None)
     return {
         "prompt": prompt,
-        "chosen": said(chosen.text),
-        "rejected": said(rejected.text),
-        **identity(transcript, request.role, turn.index, number),
+        "chosen": said(chosen),
+        "rejected": said(rejected),
+        **identity(transcript, request.role, turn.index, *pair.place),
         "turn": turn.index,
-        "attempt": number,
-        "issues_fixed": fixed,
-        "chosen_model": player(chosen.call),
-        "rejected_model": player(rejected.call),
-        "finish_reason": chosen.call.finish_reason or "",
-        **_scores(chosen, rejected),
+        "attempt": pair.attempt,
+        "source": pair.source,
+        "issues_fixed": list(pair.issues_fixed),
+        "chosen_model": player(pair.chosen_by) if pair.chosen_by else "",
+        "rejected_model": player(pair.rejected_by),
+        "finish_reason": (pair.chosen_by.finish_reason or "") if pair.chosen_by else "",
+        "score_chosen": high,
+        "score_rejected": low,
+        "margin": None if high is None or low is None else high - low,
     }
-
-
-def _why_not(chosen: Attempt, rejected: Attempt, fixed: list[str], seen: set[str]) -> LeftOut | None:
-    if chosen.forced:
-        return LeftOut.FORCED
-    if not chosen.text.strip() or not rejected.text.strip():
-        return LeftOut.EMPTY
-    if _words(chosen.text) == _words(rejected.text):
-        return LeftOut.IDENTICAL
-    if _words(rejected.text) in seen:
-        return LeftOut.REPEATED
-    return LeftOut.NOTHING_MENDED if _sent_back_for(rejected) and not fixed else None
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _issues_fixed(chosen: Attempt, rejected: Attempt) -> list[str]:
-    still_there = {issue.dimension for review in chosen.reviews for issue in review.issues if issue.severity != "minor"}
-    return sorted(_sent_back_for(rejected) - still_there)
-
-
-def _sent_back_for(draft: Attempt) -> set[str]:
-    return {issue.dimension for review in draft.reviews if review.verdict == "revise" for issue in review.issues}
-
-
-def _scores(chosen: Attempt, rejected: Attempt) -> Row:
-    """Over the scores that both texts have, each by the same reviewer, so that the margin compares like with like."""
-    of_chosen, of_rejected = _by_reviewer(chosen), _by_reviewer(rejected)
-    both = sorted(of_chosen.keys() & of_rejected.keys())
-    if not both:
-        return {"score_chosen": None, "score_rejected": None, "margin": None}
-    high, low = fmean(of_chosen[each] for each in both), fmean(of_rejected[each] for each in both)
-    return {"score_chosen": high, "score_rejected": low, "margin": high - low}
-
-
-def _by_reviewer(attempt: Attempt) -> dict[tuple[str, str], float]:
-    return {(review.role, name): score for review in attempt.reviews for name, score in review.scores.items()}

@@ -172,7 +172,7 @@ class FuzzedRun:
 
     def _rows(self, role: str, out: Path) -> Iterator[dict[str, Any]]:
         asked: list[Mapping[str, Any]] = [
-            {"format": "sft", "forced": True},
+            {"format": "sft", "forced": True, "unchecked": True},
             {"format": "sft", "forced": True, "whole_dialogue": True},
             {"format": "dpo"},
         ]

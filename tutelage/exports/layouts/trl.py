@@ -1,12 +1,25 @@
-"""TRL, and whoever reads what it reads: the formats' own rows, as the Hugging Face Hub lays out a data set."""
+"""TRL, and whoever reads what it reads: the formats' own rows, as the Hugging Face Hub lays out a data set.
+
+`assistant_only_loss` computes the loss on every assistant message, and knows no exception: a whole dialogue with one that
+is not to be learnt is left out.
+"""
 
 from tutelage.exports.files import TrainingFiles
 from tutelage.exports.layouts.layout import Layout
+from tutelage.exports.rows import LeftOut, Row
+
+
+def learnt_whole(row: Row) -> Row | LeftOut:
+    """A row of which every assistant message is to be learnt; others have no place with a trainer that learns them all."""
+    learnt = zip(row["messages"], row["train"], strict=True) if "train" in row else ()
+    masked = any(message["role"] == "assistant" and not is_learnt for message, is_learnt in learnt)
+    return LeftOut.MASKED if masked else row
+
 
 TRL = Layout(
     tool="TRL",
     columns=dict,
-    row=lambda row: row,
+    row=learnt_whole,
     kinds=("parquet", "jsonl"),
     open=TrainingFiles,
     usage="""\
