@@ -58,6 +58,28 @@ class ServeConfig(Section):
         return [str(each) for each in value] if isinstance(value, list) else value
 
 
+class Training(Section):
+    """What a model was trained on, as far as models wrote it: where its generation comes from."""
+
+    exports: tuple[str, ...] = ()
+    """Folders of exports, relative to the config file: each has an `export.json` that says the rest."""
+    generation: int | None = Field(default=None, ge=0)
+    """The highest of what it was trained on: 0 for a base model. That of the exports, if not given."""
+    real_share: float | None = Field(default=None, ge=0, le=1)
+    """How much of what it was trained on people wrote. That of the exports, if not given; else 1 for generation 0, and 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folders(cls, value: Any) -> Any:
+        return {"exports": [value] if isinstance(value, str) else value} if isinstance(value, str | list) else value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.exports and self.generation is None:
+            raise ValueError("names neither the folders of exports nor a `generation:`")
+        return self
+
+
 class ModelConfig(Section):
     """Where words come from: endpoints that serve one model, or servers to launch."""
 
@@ -81,6 +103,10 @@ class ModelConfig(Section):
     adapters: dict[str, str] = Field(default_factory=dict)
     """LoRA adapters to load into the running servers that do not have them yet: by name, a folder as the servers see it.
     vLLM must allow it (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)."""
+    trained_on: Training | None = None
+    """Exports that the model was trained on, a folder or a list, or `{generation: 1, real_share: 0.5}`; none if not given."""
+    adapters_trained_on: dict[str, Training] = Field(default_factory=dict)
+    """The same for its adapters, by name."""
     serve: ServeConfig | None = None
 
     @field_validator("url", mode="before")
@@ -168,6 +194,8 @@ class BriefSource(Section):
     """A path or a pattern, relative to the config file."""
     map: dict[str, str] = Field(default_factory=dict)
     """By a brief's key, the column that holds it."""
+    generation: int = Field(default=0, ge=0)
+    """Of briefs that do not say their own: 0 where people wrote them, 1 where a base model did."""
 
 
 class LimitsConfig(Section):
@@ -453,7 +481,7 @@ def _list(names: Mapping[str, Any]) -> str:
 
 
 _SECTIONS: Final[tuple[type[BaseModel], ...]] = (
-    *(Config, ModelConfig, ServeConfig, RoleConfig, BriefSource, LimitsConfig, TargetConfig),
+    *(Config, Training, ModelConfig, ServeConfig, RoleConfig, BriefSource, LimitsConfig, TargetConfig),
     *(WatermarksConfig, DaemonConfig, TelemetryConfig),
 )
 _ALL_KEYS: Final = sorted({"from"}.union(*(section.model_fields for section in _SECTIONS)) - {"from_", "folder"})

@@ -235,7 +235,7 @@ def read_briefs(
     intake = Intake(index, make_graph, check)
     check_sources(sources, folder)
     for path, entry in find(sources, folder):
-        source = Source(path, entry.map)
+        source = Source(path, entry)
         for refused in intake.take(index.begin(source)):
             problems.append(f"{source.file.place(refused.number)}: {refused.reason}")
             if len(problems) == MOST_PROBLEMS:
@@ -262,26 +262,29 @@ def _said_twice(brief_id: str, place: str) -> str:
 
 
 class Source:
-    """A file, and which of its columns hold which keys of a brief.
+    """A file, and which of its columns hold which keys of a brief, as an entry of the config's `briefs:` says.
 
     Raises:
         BriefError: The file's format is unknown, or it has a header that does not fit.
     """
 
-    def __init__(self, path: Path, mapping: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, entry: BriefSource) -> None:
         self.stamp = Stamp.of(path)
         """As the file was before anything of it was read."""
         self.file = file = open_briefs(path)
-        self.map = dict(mapping)
-        """As the config gives it."""
-        self._mapping = dict(mapping)
+        self._entry = entry
+        self._mapping = dict(entry.map)
         if file.columns is not None:
-            self._mapping |= {key: key for key in _NESTED.intersection(file.columns).difference(mapping)}
+            self._mapping |= {key: key for key in _NESTED.intersection(file.columns).difference(entry.map)}
         self._unseen = set(self._mapping.values())
         self._seen: dict[str, None] = {}
         if file.columns is not None:
             self._see(file.columns)
             self.check_map()
+
+    def is_read_as(self, entry: BriefSource) -> bool:
+        """Whether an entry of the config makes the same briefs of its records."""
+        return (self._entry.map, self._entry.generation) == (entry.map, entry.generation)
 
     def brief(self, record: Any) -> Brief:
         """The brief that a record holds.
@@ -296,6 +299,8 @@ class Source:
             data = self._mapped(data)
         if not self.file.holds_lists:
             data.update({key: _list(data[key]) for key in _LISTS if key in data})
+        if self._entry.generation and data.get("generation") is None:
+            data["generation"] = self._entry.generation
         if not isinstance(data.get("extra") or {}, dict):
             raise ValueError("extra: must be an object")
         try:

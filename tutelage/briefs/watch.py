@@ -87,7 +87,7 @@ class BriefWatch:
         self._mending = asyncio.Lock()
 
     def follow(self, sources: Sequence[BriefSource]) -> None:
-        """Looks from now on where a changed config says. A file whose `map:` has changed is read anew."""
+        """Looks from now on where a changed config says. A file whose `map:` or `generation:` has changed is read anew."""
         self._sources = tuple(sources)
 
     def look(self) -> Look:
@@ -177,7 +177,7 @@ class BriefWatch:
 
     def _compare(self, path: Path, entry: BriefSource, file: "_File", stamp: Stamp) -> "_Task | None":
         has_lines = open_briefs(path).has_lines
-        as_mapped = file.slot is None or self.index.sources[file.slot].map == entry.map
+        as_mapped = file.slot is None or self.index.sources[file.slot].is_read_as(entry)
         if is_still := stamp == file.stamp and as_mapped:
             if has_lines and file.slot is not None and file.lines is None and not file.waits:
                 file.lines = _Lines.of(path, stamp)
@@ -191,13 +191,13 @@ class BriefWatch:
         file.stamp, file.waits = stamp, stop < stamp.size
         if stop == start and (goes_on or file.waits):
             return None
-        return _Task(path=path, map=entry.map, file=file, stamp=stamp, stop=stop, anew=not goes_on, is_still=is_still)
+        return _Task(path=path, entry=entry, file=file, stamp=stamp, stop=stop, anew=not goes_on, is_still=is_still)
 
     def _do(self, task: "_Task", stale: set[int]) -> None:
         file, path = task.file, task.path
         try:
             if task.anew:
-                file.slot, file.lines = self.index.begin(Source(path, task.map), file.slot), _Lines()
+                file.slot, file.lines = self.index.begin(Source(path, task.entry), file.slot), _Lines()
             self._take(task, stale)
         except (BriefError, OSError) as error:
             self._refuse_file(path, file, error)
@@ -322,7 +322,7 @@ class _Task:
     """A file of which something is to be read."""
 
     path: Path
-    map: dict[str, str]
+    entry: BriefSource
     file: _File
     stamp: Stamp
     stop: int

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from operator import not_
 from typing import Annotated, Any, Final, Self
 
 import orjson
@@ -95,6 +96,8 @@ class Brief(BaseModel):
     level: str | None = None
     difficulty: str | None = None
     language: str | None = None
+    generation: int = Field(default=0, ge=0, exclude_if=not_)
+    """0 if a person wrote it; 1 + the generation of the model that wrote it, if one did (1 for a base model's)."""
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -107,8 +110,9 @@ class Brief(BaseModel):
         if unknown and isinstance(extra := known.get("extra", {}), Mapping):
             known["extra"] = {**extra, **unknown}
         if known.get("id") in (None, ""):
-            content = orjson.dumps(known, option=orjson.OPT_SORT_KEYS, default=_plain)
-            known["id"] = hashlib.sha256(content).hexdigest()[:16]
+            content = {key: value for key, value in known.items() if key != "generation"}
+            as_json = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=_plain)
+            known["id"] = hashlib.sha256(as_json).hexdigest()[:16]
         return known
 
     @field_validator("id", "topic", "question", "level", "difficulty", mode="before")

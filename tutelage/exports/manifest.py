@@ -26,7 +26,9 @@ class Manifest(BaseModel):
     generation: int
     """The highest among its dialogues: what is trained on it writes the next one."""
     real_share: float
-    """How much of its text people wrote, by tokens: 0 to 1."""
+    """How much of what is to be learnt from it people wrote, by characters: 0 to 1."""
+    learnt_characters: int = 0
+    """Of what is to be learnt: how much it weighs beside other exports. 0 if it is not known."""
     files: list[str]
     """What the export put into its folder, by name."""
 

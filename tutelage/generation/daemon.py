@@ -25,6 +25,7 @@ from tutelage.generation.admission import Admission
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.control import ControlServer
 from tutelage.generation.generate import RunSummary, fast_loop, summary
+from tutelage.generation.lineage import with_training_read
 from tutelage.generation.notify import Notifier
 from tutelage.generation.pace import Pace
 from tutelage.generation.progress import show_progress
@@ -72,7 +73,7 @@ class Daemon:
         progress: bool = False,
     ) -> None:
         self._source = config
-        self._config = load_config(config)
+        self._config = with_training_read(load_config(config))
         self._out = out
         self._models = models
         self._progress = progress
@@ -314,7 +315,7 @@ class Daemon:
     async def _take_up(self, session: Session) -> list[str]:
         if not isinstance(self._source, Path | str):
             raise ConfigError("the daemon was started with a config that is no file: there is nothing to read again")
-        new = await asyncio.to_thread(load_config, self._source)
+        new = with_training_read(await asyncio.to_thread(load_config, self._source))
         changed = _changes(self._config, new)
         check_roles(new, session.graph)
         prompts = prompt_library(new, session.graph)

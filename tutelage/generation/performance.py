@@ -34,10 +34,11 @@ from tutelage.errors import (
     UserError,
 )
 from tutelage.generation.checkpoints import CheckpointSaver
+from tutelage.generation.lineage import ancestry_of, lineage_of
 from tutelage.generation.registry import LoadedGraph
 from tutelage.generation.run_watch import RunWatch, Stopwatch
 from tutelage.generation.slots import Owed
-from tutelage.transcripts.transcript import Lineage, Transcript, Unfinished, Usage, calls_of
+from tutelage.transcripts.transcript import Transcript, Unfinished, Usage, calls_of
 
 log = structlog.get_logger()
 
@@ -91,6 +92,7 @@ class Stage:
     ) -> None:
         self._run = config.run
         self._seed = config.seed
+        self._ancestry = ancestry_of(config)
         self._guards_the_answer = any(
             keeps_the_answer.name in (check.name for check in action.checks)
             for action in actions_of(graph.graph)
@@ -110,6 +112,10 @@ class Stage:
         self._answer = answer
         self._ends_the_run: tuple[type[TutelageError], ...] = _ENDS_ANY_RUN if endless else (*_ENDS_ANY_RUN, UserError)
         self._versions = {name: version(name) for name in ("tutelage", "langgraph", "langchain-core")}
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes into account what the models of a changed config were trained on."""
+        self._ancestry = ancestry_of(config)
 
     async def play(self, owed: Owed, brief: Brief | None, cast: Cast, control: RunControl) -> Played | None:
         """Plays a dialogue to its end, whichever that is; None if it was drained, and is owed still.
@@ -236,7 +242,7 @@ class Stage:
                 **(leak_finding(turns, brief) if self._guards_the_answer else {}),
             },
             outcome=outcome,
-            lineage=Lineage(parents=sorted({f"{c.model}+{c.adapter}" if c.adapter else c.model for c in calls})),
+            lineage=lineage_of(calls, brief, self._ancestry),
             attempt=owed.retry + 1,
             usage=Usage.of(iter(calls)),
             started=started,

@@ -135,8 +135,9 @@ class Run:
         return self._at_once if dialogues is None else min(dialogues, self._at_once)
 
     def reconfigure(self, config: Config) -> None:
-        """Takes a target, or other briefs, into account."""
+        """Takes a target, other briefs, or other models, into account."""
         self._config = config
+        self._stage.reconfigure(config)
         self._slots.again(config)
         self.wake()
 

@@ -31,6 +31,7 @@ from tutelage.errors import BriefError, PromptError, RunFolderError
 from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import Casting, cast_of, check_roles, prompt_library
 from tutelage.generation.ledger import Ledger
+from tutelage.generation.lineage import with_training_read
 from tutelage.generation.pace import Pace
 from tutelage.generation.performance import Answer, Stage
 from tutelage.generation.progress import Tally
@@ -117,6 +118,7 @@ async def open_session(
         UserError: The config, a brief, a prompt, the graph or the run's folder does not hold; nothing was made.
         EndpointUnreachable: A model cannot be reached.
     """
+    config = with_training_read(config)
     loaded = load_graph(graph or config.graph, config.folder)
     if graph is not None:
         config = config.model_copy(update={"graph": graph if isinstance(graph, str) else loaded.name})

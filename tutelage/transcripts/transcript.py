@@ -35,9 +35,11 @@ class Lineage(Record):
 
     origin: Literal["human", "synthetic"] = "synthetic"
     generation: int = 1
-    """1 + the highest generation among its parents."""
+    """1 + the highest generation among the models that wrote it and its brief; base models and people are 0."""
     parents: list[str] = Field(default_factory=list)
-    """The models and sources that it was made from."""
+    """The models that wrote it: `model`, or `model+adapter`."""
+    real_share: float = 1.0
+    """How much people wrote of what those models were trained on: the least among them; 1 for base models."""
 
 
 class Usage(Record):
