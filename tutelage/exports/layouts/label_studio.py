@@ -22,3 +22,149 @@ paragraphs is about each of them. What belongs to one region has one `id`. The l
 `edit` (with the new words under `edit`), the choices for the dialogue `keep` and `drop`: those of `decisions.jsonl`.
 https://labelstud.io/guide/tasks, https://labelstud.io/tags/paragraphs
 """
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+
+import orjson
+
+from tutelage.exports.layouts.layout import Columns, Layout
+from tutelage.exports.request import FileKind
+from tutelage.exports.rows import Column, Kind, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tutelage.exports.summary import ExportSummary
+
+CONFIG_FILE: Final = "labels.xml"
+FILE_BYTES: Final = 50 * 1024 * 1024
+"""Label Studio reads an imported file as a whole, and advises against larger ones."""
+
+CONFIG: Final = """\
+<View>
+  <Header value="$title"/>
+  <ParagraphLabels name="turn_decision" toName="dialogue" choice="single">
+    <Label value="keep" background="#2e7d32"/>
+    <Label value="drop" background="#c62828"/>
+    <Label value="edit" background="#1565c0"/>
+  </ParagraphLabels>
+  <Paragraphs name="dialogue" value="$turns" layout="dialogue" nameKey="role" textKey="text" granularity="paragraph"/>
+  <View visibleWhen="region-selected">
+    <Header value="What should be said instead (for edit)"/>
+    <TextArea name="edit" toName="dialogue" perRegion="true" rows="4" maxSubmissions="1" editable="true"/>
+    <Header value="Why"/>
+    <TextArea name="reason" toName="dialogue" perRegion="true" rows="1" maxSubmissions="1" editable="true"/>
+  </View>
+  <Header value="The dialogue as a whole"/>
+  <Choices name="dialogue_decision" toName="dialogue" choice="single" showInline="true">
+    <Choice value="keep"/>
+    <Choice value="drop"/>
+  </Choices>
+  <TextArea name="dialogue_reason" toName="dialogue" rows="1" maxSubmissions="1" editable="true" placeholder="Why"/>
+</View>
+"""
+
+
+class TaskFiles:
+    """Writes tasks as lists in JSON, the one kind of file that Label Studio imports them from. A context manager."""
+
+    def __init__(self, folder: Path, _: FileKind, __: Columns) -> None:
+        self._folder = folder / "data"
+        self._files: dict[str, BinaryIO] = {}
+        self._shards: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for split in list(self._files):
+            self._close(split)
+
+    def write(self, split: str, row: Row) -> None:
+        """Writes a task."""
+        file = self._files.get(split)
+        if file is None:
+            shard = self._shards[split] = self._shards.get(split, -1) + 1
+            file = self._files[split] = (self._folder / f"{split}-{shard:05d}.json").open("wb")
+            file.write(b"[\n")
+        else:
+            file.write(b",\n")
+        file.write(orjson.dumps(row))
+        if file.tell() >= FILE_BYTES:
+            self._close(split)
+
+    def _close(self, split: str) -> None:
+        with self._files.pop(split) as file:
+            file.write(b"\n]\n")
+
+
+def _task(row: Row) -> Row:
+    said = zip(row["turns"], row["speakers"], row["messages"], strict=True)
+    turns = [{"turn": turn, "role": speaker, "text": message["content"]} for turn, speaker, message in said]
+    data = {**{name: row[name] for name in ("dialogue", "run", "brief", "title")}, "turns": turns}
+    return {"data": data, "predictions": _predictions(row["decisions"], turns)}
+
+
+def _predictions(decisions: list[Row], turns: list[Row]) -> list[Row]:
+    """Earlier decisions, by author, as Label Studio has them; that a draft was preferred has no place there."""
+    places = {turn["turn"]: place for place, turn in enumerate(turns)}
+    by_author: dict[str, list[Row]] = {}
+    for number, decision in enumerate(decisions):
+        if decision["decision"] != "prefer" and (decision["turn"] is None or decision["turn"] in places):
+            place = None if decision["turn"] is None else places[decision["turn"]]
+            by_author.setdefault(decision["by"], []).extend(_results(f"d{number}", decision, place, turns))
+    return [{"model_version": author, "result": results} for author, results in by_author.items()]
+
+
+def _results(id_: str, decision: Row, place: int | None, turns: list[Row]) -> list[Row]:
+    def result(from_name: str, type_: str, value: dict[str, Any]) -> Row:
+        return {"id": id_, "from_name": from_name, "to_name": "dialogue", "type": type_, "value": value}
+
+    def text(from_name: str, words: str) -> list[Row]:
+        return [result(from_name, "textarea", {**region, "text": [words]})] if words else []
+
+    if place is None:
+        region: dict[str, Any] = {}
+        choice = result("dialogue_decision", "choices", {"choices": [decision["decision"]]})
+        return [choice, *text("dialogue_reason", decision["reason"])]
+    region = {"start": str(place), "end": str(place), "startOffset": 0, "endOffset": len(turns[place]["text"])}
+    label = result("turn_decision", "paragraphlabels", {**region, "paragraphlabels": [decision["decision"]]})
+    return [label, *text("edit", decision["text"]), *text("reason", decision["reason"])]
+
+
+def _columns(_: Columns) -> dict[str, Column]:
+    turns: Kind = [{"turn": "integer", "role": "text", "text": "text"}]
+    data: Kind = {**dict.fromkeys(("dialogue", "run", "brief", "title"), "text"), "turns": turns}
+    return {
+        "data": Column(data, "which dialogue it is, and each turn with its index"),
+        "predictions": Column(
+            [{"model_version": "text"}], "what was decided before, by author, as Label Studio shows it"
+        ),
+    }
+
+
+def _config(_: "ExportSummary") -> "Mapping[str, str]":
+    return {CONFIG_FILE: CONFIG}
+
+
+LABEL_STUDIO: Final = Layout(
+    tool="Label Studio",
+    columns=_columns,
+    row=_task,
+    kinds=("jsonl",),
+    open=TaskFiles,
+    rows_at=None,
+    beside=_config,
+    usage=f"""\
+Make a project with `{CONFIG_FILE}` as its labelling config (the community edition has all of it), and import the files in
+`data/`. What people decided comes back with *Export*, *JSON*:
+
+```sh
+tutelage judge RUN --decisions path/to/that/export.json
+```""",
+)
