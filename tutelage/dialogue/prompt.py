@@ -62,7 +62,7 @@ class Prompt:
         parent: str | None = None
         for message in self.messages:
             for number, text in enumerate(message.parts):
-                link = _link(parent, message.role, number == 0, text)
+                link = link_of(parent, message.role, number == 0, text)
                 yield link
                 parent = link.sha256
 
@@ -72,7 +72,8 @@ class Prompt:
 
 
 @lru_cache(maxsize=16_384)
-def _link(parent: str | None, role: SpeakerRole, opens: bool, text: str) -> Link:
+def link_of(parent: str | None, role: SpeakerRole, opens: bool, text: str) -> Link:
+    """The link of a part, behind the one with the hash `parent`."""
     # Cached, for each call of a view goes over the same long beginning again.
     hashed = b"\0".join(((parent or "").encode(), (role if opens else "").encode(), text.encode()))
     return Link(sha256=hashlib.sha256(hashed).hexdigest(), parent=parent, role=role, opens=opens, text=text)

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import not_
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
@@ -15,8 +15,9 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def model_post_init(self, _: Any) -> None:
-        _share_fields_set(self)
+    def model_post_init(self, context: Any) -> None:
+        if context is not STORED:
+            _share_fields_set(self)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic does it."""
@@ -25,6 +26,8 @@ class Record(BaseModel):
         return copied
 
 
+STORED: Final = object()
+"""The validation context of records that are read one dialogue at a time: it does not pay to have them take less memory."""
 _FIELDS: dict[type[BaseModel], set[str]] = {}
 """By type, the names of all fields."""
 _SAMPLINGS: dict[bytes, dict[str, Any]] = {}
@@ -117,6 +120,8 @@ class Call(Record):
         return bool(self.candidate) and not self.prompt_tokens
 
     def model_post_init(self, context: Any) -> None:
+        if context is STORED:
+            return
         super().model_post_init(context)
         # The calls of a role are sampled alike: thousands of dialogues share one dict.
         if len(_SAMPLINGS) > _MANY_SAMPLINGS:

@@ -12,9 +12,9 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Final, Generic, Self, TypeAlias, TypeVar
 
 import orjson
 
@@ -29,12 +29,19 @@ _MOST_BEHIND: Final = 65_536
 """Twice what the log that is being written remembers of what dialogues share."""
 
 Value = TypeVar("Value")
+Messages: TypeAlias = list[dict[str, str]]
 
 _SHA256: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})"')
 _KEY: Final = 8
 """Bytes of a hash that an index entry holds: so few that two records may share them, so each is checked when read."""
 _ENTRY: Final = 16
 """Bytes of an index entry: the key, and where the record begins."""
+_HASH: Final = slice(len(b'{"sha256":"'), len(b'{"sha256":"') + 64)
+"""Where a record's hash stands in its line."""
+_STRETCH: Final = 4 * 2**20
+"""Bytes of a file that are read at once."""
+_STRETCHES: Final = 48
+"""So many are held, with all their records 350 MB: what five thousand dialogues of fifteen turns have sent."""
 
 
 class MessageLog:
@@ -86,27 +93,32 @@ class MessageLog:
 
 
 class Prompts:
-    """Rebuilds the prompts of a run from its `messages.jsonl`, which stays on disk: 16 bytes a record are held.
+    """Rebuilds the prompts of a run from its `messages.jsonl`, which stays on disk.
+
+    The messages of two prompts that begin alike are the same objects, and must not be changed.
 
     A context manager; without `with`, its file is closed when it is collected.
 
     Args:
         run: The run's folder.
+        in_order: Prompts are asked for in the order of the run's transcripts: that takes one pass over the file, and no
+            index of it, which holds 16 bytes a record. What is not found near by is looked up all the same.
 
     Raises:
         RunFolderError: The run has no such file.
     """
 
-    def __init__(self, run: Path | str) -> None:
+    def __init__(self, run: Path | str, *, in_order: bool = False) -> None:
         path = Path(run) / FILE
         if not path.is_file():
             raise RunFolderError(f"{str(run)!r} has no {FILE}: its prompts cannot be rebuilt")
         self._file = path.open("rb")
         self.close = weakref.finalize(self, self._file.close)
         """Closes the file."""
-        self._offsets = _Offsets(self._file)
-        # The prompts of one dialogue are asked for one after the other, and share most of their links.
-        self._record = lru_cache(maxsize=_REMEMBERED)(partial(_read_record, self._file, self._offsets))
+        records = _NearBy(self._file) if in_order else _Indexed(self._file)
+        # The prompts of one dialogue are asked for one after the other, and dialogues share parts (system prompts, tasks).
+        self._record = lru_cache(maxsize=_REMEMBERED)(records.read)
+        self._built: dict[str, Messages] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -114,20 +126,29 @@ class Prompts:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def messages(self, prompt_sha256: str) -> list[dict[str, str]]:
+    def messages(self, prompt_sha256: str) -> Messages:
         """The messages of a call, `{role, content}`, as they were sent.
 
         Raises:
             KeyError: The run has no such prompt.
         """
-        parts: list[list[str]] = []
-        roles: list[str] = []
-        for link in reversed(list(self._chain(prompt_sha256))):
+        missing: list[dict[str, Any]] = []
+        sha256: str | None = prompt_sha256
+        while sha256 is not None and sha256 not in self._built:
+            missing.append(link := self._record(sha256))
+            sha256 = link["parent"]
+        messages = [] if sha256 is None else self._built[sha256]
+        if len(self._built) > _REMEMBERED:
+            self._built.clear()
+        for link in reversed(missing):
+            text = self._record(link["text_sha256"])["text"]
             if link["opens"]:
-                roles.append(link["role"])
-                parts.append([])
-            parts[-1].append(self._record(link["text_sha256"])["text"])
-        return [{"role": role, "content": JOINT.join(texts)} for role, texts in zip(roles, parts, strict=True)]
+                messages = [*messages, {"role": link["role"], "content": text}]
+            else:
+                *before, begun = messages
+                messages = [*before, {"role": begun["role"], "content": begun["content"] + JOINT + text}]
+            self._built[link["sha256"]] = messages
+        return messages
 
     def parent(self, prompt_sha256: str) -> str | None:
         """The prompt without its last part: what a note at its end was added to. None if it has one part only.
@@ -137,12 +158,6 @@ class Prompts:
         """
         parent: str | None = self._record(prompt_sha256)["parent"]
         return parent
-
-    def _chain(self, sha256: str | None) -> Iterator[dict[str, Any]]:
-        while sha256 is not None:
-            link = self._record(sha256)
-            yield link
-            sha256 = link["parent"]
 
 
 class PromptParts:
@@ -254,13 +269,17 @@ def _key_of(sha256: str) -> int:
     return int(sha256[:16], 16)
 
 
-class _Offsets:
-    """Where the records of a file begin, by hash: for each, the first eight bytes of its SHA-256 and its offset, sorted."""
+class _Indexed:
+    """Finds the records of a file wherever they stand.
+
+    For each, it holds the first eight bytes of its SHA-256 and its offset, sorted.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         # One table for each first byte of a hash, so that no more than a 256th is being sorted at once.
         tables = [bytearray() for _ in range(256)]
-        offset = 0
+        offset = file.seek(0)
         for line in file:
             if match := _SHA256.match(line):
                 key = bytes.fromhex(match.group(1).decode())[:_KEY]
@@ -268,8 +287,24 @@ class _Offsets:
             offset += len(line)
         self._tables = [_sorted(table) for table in tables]
 
-    def of(self, sha256: str) -> Iterator[int]:
-        """The offsets of all records that may be the one with that hash."""
+    def read(self, sha256: str) -> dict[str, Any]:
+        """A record.
+
+        Raises:
+            KeyError: There is none with that hash.
+        """
+        for offset in self._offsets(sha256) if _is_sha256(sha256) else ():
+            self._file.seek(offset)
+            try:
+                record: dict[str, Any] = orjson.loads(self._file.readline())
+            except orjson.JSONDecodeError:
+                continue  # torn by a crash; what it held was written again when the dialogue was done again
+            if record["sha256"] == sha256:
+                return record
+        raise KeyError(sha256)
+
+    def _offsets(self, sha256: str) -> Iterator[int]:
+        """Those of all records that may be the one with that hash."""
         key = bytes.fromhex(sha256)[:_KEY]
         table = self._tables[key[0]]
         count = len(table) // _ENTRY
@@ -279,20 +314,47 @@ class _Offsets:
             entry += 1
 
 
+class _NearBy:
+    """Finds the records of a file in about the order in which they stand there: reads on, and holds what it has just read.
+
+    What stands elsewhere is looked up in an index, which is made once it is needed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stretches: deque[dict[bytes, bytes]] = deque(maxlen=_STRETCHES)
+        """Lines by their hashes, the newest first."""
+        self._index: _Indexed | None = None
+
+    def read(self, sha256: str) -> dict[str, Any]:
+        """A record.
+
+        Raises:
+            KeyError: There is none with that hash.
+        """
+        if self._index is not None:
+            return self._index.read(sha256)
+        key = sha256.encode()
+        while True:
+            for stretch in self._stretches:
+                if line := stretch.get(key):
+                    record: dict[str, Any] = orjson.loads(line)
+                    return record
+            if not self._read_on():
+                self._stretches.clear()
+                self._index = _Indexed(self._file)
+                return self._index.read(sha256)
+
+    def _read_on(self) -> bool:
+        """Whether there was more to read."""
+        lines = self._file.readlines(_STRETCH)
+        whole = (line for line in lines if line.endswith(b"}\n"))
+        self._stretches.appendleft({line[_HASH]: line for line in whole})
+        return bool(lines)
+
+
 def _sorted(table: bytearray) -> bytes:
     return b"".join(sorted(bytes(table[start : start + _ENTRY]) for start in range(0, len(table), _ENTRY)))
-
-
-def _read_record(file: BinaryIO, offsets: _Offsets, sha256: str) -> dict[str, Any]:
-    for offset in offsets.of(sha256) if _is_sha256(sha256) else ():
-        file.seek(offset)
-        try:
-            record: dict[str, Any] = orjson.loads(file.readline())
-        except orjson.JSONDecodeError:
-            continue  # torn by a crash; what it held was written again when the dialogue was done again
-        if record["sha256"] == sha256:
-            return record
-    raise KeyError(sha256)
 
 
 def _is_sha256(text: str) -> bool:

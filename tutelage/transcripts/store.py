@@ -14,6 +14,7 @@ import orjson
 import structlog
 from pydantic import ValidationError
 
+from tutelage.dialogue.turn import STORED
 from tutelage.errors import RunFolderError
 from tutelage.transcripts.append_file import AppendFile
 from tutelage.transcripts.transcript import SCHEMA, Transcript
@@ -125,7 +126,7 @@ def parse_transcript(line: bytes) -> Transcript:
         ValueError: It is torn, no JSON, or no transcript of a schema that this version reads.
     """
     try:
-        return Transcript.model_validate_json(line)
+        return Transcript.model_validate_json(line, context=STORED)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
