@@ -3,9 +3,10 @@
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Final
 
 from tutelage.errors import ExportError
 from tutelage.exports.card import FILE as CARD
@@ -19,7 +20,7 @@ from tutelage.exports.manifest import Manifest, read_manifest, write_manifest
 from tutelage.exports.request import Request
 from tutelage.exports.rows import OF_SOME_FORMATS, LeftOut, Row
 from tutelage.exports.summary import ExportSummary
-from tutelage.transcripts.decisions import read_decisions
+from tutelage.transcripts.decisions import Judged, read_decisions
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.store import read_transcripts
 
@@ -83,20 +84,22 @@ def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
 
     for run in runs:
         decisions = read_decisions(run, on_skip=skip)
-        with closing(Prompts(run)) as prompts:
+        with Prompts(run, in_order=True) as prompts:
             for transcript in read_transcripts(run, on_skip=skip):
                 summary.count_dialogue(transcript)
-                if transcript.outcome.status != "completed":
-                    continue
-                judged = decisions.about(transcript)
-                if judged.is_dropped:
-                    summary.left_out[LeftOut.DROPPED] += 1
-                    continue
-                for row in summary.format.rows(judged, prompts, summary.request):
-                    if isinstance(row, LeftOut):
-                        summary.left_out[row] += 1
-                    else:
-                        yield row
+                if transcript.outcome.status == "completed":
+                    yield from _rows_of(decisions.about(transcript), prompts, summary)
+
+
+def _rows_of(judged: Judged, prompts: Prompts, summary: ExportSummary) -> Iterator[Row]:
+    if judged.is_dropped:
+        summary.left_out[LeftOut.DROPPED] += 1
+        return
+    for row in summary.format.rows(judged, prompts, summary.request):
+        if isinstance(row, LeftOut):
+            summary.left_out[row] += 1
+        else:
+            yield row
 
 
 def _manifest(summary: ExportSummary, files: list[str]) -> Manifest:
@@ -121,6 +124,11 @@ def _refuse_what_means_nothing(request: Request) -> None:
             raise ExportError(f"the format {request.format!r} has no option {option.name!r}: leave it out")
     if request.with_private and request.whole_dialogue:
         raise ExportError("a whole dialogue holds what was said, and nothing private: leave out one of the two options")
+    if request.reasoning and request.whole_dialogue:
+        raise ExportError(
+            "no prompt holds what was thought before an earlier turn, so a whole dialogue cannot: leave out `reasoning` or "
+            "`whole_dialogue`"
+        )
 
 
 def _refuse_to_replace(out: Path, force: bool) -> None:
@@ -153,6 +161,26 @@ def _moved_when_whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+_NO_PAIRS: Final = {
+    "revisions": "no draft of the role {role} was sent back",
+    "siblings": "no turn of the role {role} had candidates",
+    "people": "nobody edited a turn of the role {role} or preferred a draft",
+    "all": "no draft of the role {role} was sent back, none had candidates, and nobody edited one or preferred another",
+}
+
+
+def _what_would_help(summary: ExportSummary) -> Iterator[str]:
+    if LeftOut.FORCED in summary.left_out and "forced" in summary.format.options:
+        yield "; the option `forced` keeps forced ones"
+    if LeftOut.UNCHECKED in summary.left_out:
+        yield (
+            f". A verdict of {summary.request.role!r} is learnt only where a check from outside agrees with it: have another "
+            "model judge the run (`tutelage judge`), or a person, or take every verdict (`--unchecked`)"
+        )
+    if LeftOut.UNSCORED in summary.left_out:
+        yield ". Candidates are scored where the graph chooses them by `ByScore`"
+
+
 def _why_empty(runs: Iterable[Path | str], summary: ExportSummary) -> str:
     run = ", ".join(map(str, runs))
     role, there = summary.request.role, ", ".join(summary.learnable) or "none"
@@ -168,11 +196,14 @@ def _why_empty(runs: Iterable[Path | str], summary: ExportSummary) -> str:
         return f"the role {role!r} never speaks in {run!r}: there are rows of {there}"
     if summary.left_out:
         reasons = "; ".join(f"{count} {reason} ({reason.about})" for reason, count in summary.left_out.most_common())
-        would_help = LeftOut.FORCED in summary.left_out and "forced" in summary.format.options
-        hint = "; the option `forced` keeps forced ones" if would_help else ""
-        return f"all that could be a row of {summary.format.name} for the role {role!r} is left out: {reasons}{hint}"
+        return (
+            f"all that could be a row of {summary.format.name} for the role {role!r} is left out: "
+            f"{reasons}{''.join(_what_would_help(summary))}"
+        )
     if summary.request.whole_dialogue:
         return f"the role {role!r} takes no turns, so it has no whole dialogues: leave out `whole_dialogue`"
     if summary.format is DPO:
-        return f"no draft of the role {role!r} was sent back, so there are no pairs. Dialogues: {outcomes}"
+        return (
+            f"{_NO_PAIRS[summary.request.pairs].format(role=repr(role))}, so there are no pairs. Dialogues: {outcomes}"
+        )
     return f"the role {role!r} gives no rows of {summary.format.name} in {run!r}: there are rows of {there}"
