@@ -312,6 +312,63 @@ def export(
 
 
 @app.command
+def judge(
+    run: str,
+    *,
+    config: Path | None = None,
+    by: str | None = None,
+    role: str = "tutor",
+    check: tuple[str, ...] = (),
+    decisions: Path | None = None,
+    list: bool = False,  # noqa: A002
+    again: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Has another reviewer judge a run's transcripts, or takes over what people decided: into decisions.jsonl.
+
+    Nothing is generated anew, and the transcripts stay as they are; every export honours the decisions.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    config
+        A config whose models and roles judge; the run's own if not given.
+    by
+        The reviewer: a role of the run's graph, or agents/mine.py:my_critic.
+    role
+        Whose turns are judged.
+    check
+        Checks in code, too: package.module:check, or checks/mine.py:check.
+    decisions
+        People's decisions: JSONL, or what Label Studio exports.
+    list
+        Only list the turns that a person should look at, the most doubtful first.
+    again
+        Judge also what this reviewer judged before.
+    verbose
+        Log every retry.
+    """
+    from tutelage.generation.judge import doubtful
+    from tutelage.generation.judge import judge as judge_again
+    from tutelage.generation.judge_summary import render_doubts
+    from tutelage.generation.run_folder import find_run
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs(verbose=verbose)
+    _end_politely()
+    folder = find_run(run)
+    if list:
+        print(render_doubts(doubtful(folder, role=role)))
+        return 0
+    summary = judge_again(
+        folder, config=config, by=by, role=role, checks=check, decisions=decisions, again=again, progress=True
+    )
+    print(summary)
+    return summary.exit_code
+
+
+@app.command
 def graph(name: str | None = None, *, png: Path | None = None) -> int:
     """Draws a graph: Mermaid on stdout, or a picture.
 

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, cast
@@ -95,26 +95,23 @@ class ModelJudge:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CodeJudge:
-    """A check in code."""
+    """A check in code, or several of them that are one."""
 
-    check: Check
-    place: str
-    """Where it is from: `package.module:check`."""
-    cast: Cast = field(default_factory=Cast)
-
-    @property
-    def role(self) -> str:
-        return self.check.name
+    role: str
+    """Its name."""
+    source: str
+    """The module or the file that it is from."""
+    checks: Sequence[Check]
 
     @property
     def by(self) -> str:
-        return f"{JUDGE}{self.role}/{self.place}"
+        return f"{JUDGE}{self.role}/{self.source}"
 
     async def opinion(self, dialogue: Dialogue) -> Opinion | None:
-        reviews = checked([self.check], dialogue, dialogue["attempts"][-1])
-        return _opinion(reviews, dialogue, {}, self.cast, {})
+        reviews = checked(self.checks, dialogue, dialogue["attempts"][-1])
+        return _opinion(reviews, dialogue, {}, Cast(), {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +184,8 @@ def reviewer_at(place: str, folder: Path) -> FoundReviewer:
     )
 
 
-def checks_at(place: str, folder: Path) -> list[Check]:
-    """Checks of one's own: a `Check`, several of them, or a function of dialogue and draft that gives issues.
+def check_at(place: str, folder: Path) -> CodeJudge:
+    """A check of one's own: a `Check`, a list of them, or a function of dialogue and draft that gives issues.
 
     Args:
         place: `package.module:check` or `checks/mine.py:check`.
@@ -198,12 +195,12 @@ def checks_at(place: str, folder: Path) -> list[Check]:
         GraphError: It is not there, does not import, or is no check.
     """
     given, _ = _named(place, folder, "--check")
-    if isinstance(given, Sequence) and given and all(isinstance(each, Check) for each in given):
-        return list(given)
-    if isinstance(given, Check):
-        return [given]
+    source, _, name = place.rpartition(":")
+    checks = [given] if isinstance(given, Check) else given
+    if isinstance(checks, Sequence) and checks and all(isinstance(each, Check) for each in checks):
+        return CodeJudge(role=name, source=source, checks=tuple(checks))
     if callable(given) and not isinstance(given, type):
-        return [Check(name=place.rpartition(":")[2], look=given)]
+        return CodeJudge(role=name, source=source, checks=(Check(name=name, look=given),))
     raise GraphError(
         f"--check {place}: it is {type(given).__name__}, and no check: name a Check, a list of them, or a function of "
         "dialogue and draft that gives a list of issues"

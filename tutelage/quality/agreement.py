@@ -73,7 +73,8 @@ class Kappa(BaseModel):
         variance = (on_diagonal + (1 - agreed) ** 2 * beside - rest) / (n * (1 - by_chance) ** 4)
         half = Z * sqrt(max(0.0, variance))
         low, high = max(-1.0, kappa - half), min(1.0, kappa + half)
-        return cls(value=round(kappa, 4), low=round(low, 4), high=round(high, 4))
+        value, low, high = (round(each, 4) + 0.0 for each in (kappa, low, high))  # + 0.0: no -0.0
+        return cls(value=value, low=low, high=high)
 
 
 class Agreement(BaseModel):
