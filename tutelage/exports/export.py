@@ -1,9 +1,6 @@
 """Exports: transcripts as the rows that a training tool reads, as a data set of its own with a card."""
 
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Final
@@ -13,10 +10,11 @@ from tutelage.exports.card import FILE as CARD
 from tutelage.exports.card import dataset_card
 from tutelage.exports.cleaning import clean
 from tutelage.exports.dpo import DPO
+from tutelage.exports.folder import moved_when_whole, refuse_to_replace
 from tutelage.exports.formats import FORMATS
 from tutelage.exports.layouts.registry import layout_of
 from tutelage.exports.manifest import FILE as MANIFEST
-from tutelage.exports.manifest import Manifest, read_manifest, write_manifest
+from tutelage.exports.manifest import Manifest, write_manifest
 from tutelage.exports.request import Request
 from tutelage.exports.rows import OF_SOME_FORMATS, LeftOut, Row
 from tutelage.exports.summary import ExportSummary
@@ -48,9 +46,9 @@ def export(
     """
     _refuse_what_means_nothing(request)
     runs, out = [runs] if isinstance(runs, Path | str) else runs, Path(out)
-    _refuse_to_replace(out, force)
+    refuse_to_replace(out, force)
     try:
-        with _moved_when_whole(out) as folder:
+        with moved_when_whole(out) as folder:
             layout = layout_of(request)
             summary = ExportSummary(format=FORMATS[request.format], layout=layout, request=request, out=out)
             _write(runs, folder, summary)
@@ -129,36 +127,6 @@ def _refuse_what_means_nothing(request: Request) -> None:
             "no prompt holds what was thought before an earlier turn, so a whole dialogue cannot: leave out `reasoning` or "
             "`whole_dialogue`"
         )
-
-
-def _refuse_to_replace(out: Path, force: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ExportError(f"{str(out)!r} is a file: choose another folder")
-    entries = {entry.name for entry in out.iterdir()}
-    if entries and not force:
-        raise ExportError(f"{str(out)!r} is not empty: choose another folder, or replace it with force")
-    if entries and (strangers := sorted(entries - set(read_manifest(out).files))):
-        raise ExportError(f"{str(out)!r} holds more than an export ({', '.join(strangers[:3])}), so it is not replaced")
-
-
-@contextmanager
-def _moved_when_whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place in the end, or is gone."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (out.with_name(f".{out.name}.{secrets.token_hex(4)}.{end}") for end in ("new", "old"))
-    new.mkdir()
-    try:
-        yield new
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 _NO_PAIRS: Final = {
