@@ -16,8 +16,10 @@ from tutelage import (
     Attempt,
     Brief,
     Cast,
+    Check,
     Choice,
     Dialogue,
+    Issue,
     Limits,
     OneOf,
     Transcript,
@@ -27,6 +29,7 @@ from tutelage import (
     speak,
 )
 from tutelage.agents import critic, tutor
+from tutelage.dialogue.candidates import ByScore
 from tutelage.dialogue.cast import Player
 from tutelage.dialogue.nodes import Utterance, agents_of
 from tutelage.errors import GraphError, ShapeError
@@ -289,3 +292,85 @@ async def test_candidates_are_not_asked_for_again_after_a_crash_before_the_choic
     await agenerate(settings(tmp_path), models={"default": after}, **out)  # type: ignore[arg-type]
     assert [role for role, _, _ in after.calls] == ["judge"]
     assert the_transcript(tmp_path).turns[0].text == "b"
+
+
+# --- chosen by their scores -----------------------------------------------------------------------------------------
+
+RUBRIC = ByScore(
+    name="rubric", scores=lambda _, draft: {"length": len(draft.text) / 10, "asks": float("?" in draft.text)}
+)
+
+
+async def test_the_candidate_with_the_highest_mean_score_is_said_and_all_keep_their_scores() -> None:
+    turn = await the_turn(one_turn(candidates=3, choose=RUBRIC), ScriptedModel({"tutor": ["no", "why?", "because"]}))
+    assert turn.text == "why?"
+    assert [(each.text, each.status) for each in turn.attempts] == [
+        ("no", "superseded"),
+        ("because", "superseded"),
+        ("why?", "accepted"),
+    ]
+    assert [each.reviews[0].scores for each in turn.attempts] == [
+        {"length": 0.2, "asks": 0.0},
+        {"length": 0.7, "asks": 0.0},
+        {"length": 0.4, "asks": 1.0},
+    ]
+    assert {(review.role, review.verdict) for each in turn.attempts for review in each.reviews} == {
+        ("rubric", "accept")
+    }
+
+
+async def test_of_candidates_with_equal_scores_the_first_is_said() -> None:
+    turn = await the_turn(one_turn(candidates=3, choose=RUBRIC), ScriptedModel({"tutor": ["a?", "b?", "c?"]}))
+    assert turn.text == "a?"
+
+
+def forbid(word: str) -> Check:
+    def look(_: Dialogue, draft: Attempt) -> list[Issue]:
+        return [Issue(dimension="word", severity="block", instruction="Leave it out.")] if word in draft.text else []
+
+    return Check(name="forbidden", look=look)
+
+
+def checked_turn(choose: Any) -> StateGraph[Dialogue, Cast]:
+    graph = StateGraph(Dialogue, context_schema=Cast)
+    add_critique_loop(graph, tutor, checks=[forbid("five")], reviewers=[critic], candidates=2, choose=choose, then=END)
+    graph.add_edge(START, "tutor")
+    return graph
+
+
+async def test_a_candidate_that_a_check_forbids_is_not_chosen_however_good_its_scores() -> None:
+    said = ScriptedModel(
+        {"tutor": ["Is it five, do you think?", "Why?"], "critic": [{"verdict": "accept", "issues": []}]}
+    )
+    turn = await the_turn(checked_turn(RUBRIC), said)
+    assert turn.text == "Why?"
+    forbidden, accepted = turn.attempts
+    assert [review.role for review in forbidden.reviews] == ["forbidden", "rubric"]
+    assert [review.role for review in accepted.reviews] == ["critic", "rubric"]
+
+
+async def test_what_checks_found_is_kept_with_a_candidate_that_was_not_chosen() -> None:
+    said = ScriptedModel({"tutor": ["Is it five?", "Is it not so?"], "critic": [{"verdict": "accept", "issues": []}]})
+    turn = await the_turn(checked_turn(longest), said)
+    assert [[review.role for review in each.reviews] for each in turn.attempts] == [["forbidden"], ["critic"]]
+
+
+async def test_scores_of_a_draft_that_was_sent_back_stay_with_it() -> None:
+    issue = {"dimension": "tone", "severity": "major", "span": "Why?", "evidence": "", "instruction": "Be kind."}
+    verdicts = [{"verdict": "revise", "issues": [issue]}, {"verdict": "accept", "issues": []}]
+    said = ScriptedModel({"tutor": ["Why?", "no", "And why, then?", "nope"], "critic": verdicts})
+    turn = await the_turn(checked_turn(RUBRIC), said)
+    assert [(each.text, each.status) for each in turn.attempts] == [
+        ("no", "superseded"),
+        ("Why?", "rejected"),
+        ("nope", "superseded"),
+        ("And why, then?", "accepted"),
+    ]
+    assert all(any(review.role == "rubric" for review in each.reviews) for each in turn.attempts)
+
+
+@pytest.mark.parametrize("scores", [{}, {"x": float("nan")}, {"x": float("inf")}])
+async def test_scores_that_cannot_be_compared_are_refused(scores: dict[str, float]) -> None:
+    graph = one_turn(candidates=2, choose=ByScore(name="broken", scores=lambda *_: scores))
+    with pytest.raises(GraphError, match=r"the scores 'broken' of a candidate are .*: give one number"):
+        await the_turn(graph, ScriptedModel({"tutor": ["a", "b"]}))

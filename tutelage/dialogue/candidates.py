@@ -1,12 +1,15 @@
-"""Several candidates for one turn, of which one is chosen: by a function, or by a judging role.
+"""Several candidates for one turn, of which one is chosen: by its scores, by a function, or by a judging role.
 
 Best of n: the candidates share one prompt, so that with vLLM's `n` it is read once. Those that were not chosen are kept as
-`superseded` attempts, with calls of their own: what preference pairs and reward models are made from.
+`superseded` attempts, with calls of their own, what checks found in them and, where they are chosen `ByScore`, their
+scores: what preference pairs and reward models are made from.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import fmean
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -15,17 +18,75 @@ from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.asking import Reply, ask_for_several
 from tutelage.dialogue.calling import Occasion
 from tutelage.dialogue.cast import Cast
+from tutelage.dialogue.checking import Check, checked, vetoes
 from tutelage.dialogue.outgrown import Shown, ask_within_limit
 from tutelage.dialogue.prompt import Prompt
 from tutelage.dialogue.shapes import OneOf, Shape
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.turn import Attempt, Step
+from tutelage.dialogue.turn import Attempt, Review, Step
 from tutelage.dialogue.view import choice_prompt
 from tutelage.errors import GraphError
 
 ChoosesOne: TypeAlias = Callable[[Sequence[Attempt]], int]
 """Given the candidates, the index of the one that is to be said."""
 Choose: TypeAlias = ChoosesOne | Agent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByScore:
+    """Best of n: code scores each candidate, and of those that no check forbids the one with the highest mean goes on.
+
+    The scores are kept with all candidates, so that pairs can be made of those whose scores are far enough apart.
+    """
+
+    name: str
+    """Stands in the transcript as the reviewer's role."""
+    scores: Callable[[Dialogue, Attempt], Mapping[str, float]]
+    """The scores of a candidate for the dialogue's next turn, each under its name: the higher, the better. Quick, and a pure
+    function of the two."""
+
+    def __call__(self, candidates: Sequence[Attempt]) -> int:
+        """The index of the best; of several the first."""
+        return max(range(len(candidates)), key=lambda index: (self._worth(candidates[index]), -index))
+
+    def review(self, dialogue: Dialogue, candidate: Attempt) -> Review:
+        """A candidate's scores, as they are kept.
+
+        Raises:
+            GraphError: There is none, or one is no number.
+        """
+        scores = dict(self.scores(dialogue, candidate))
+        if not scores or not all(math.isfinite(score) for score in scores.values()):
+            raise GraphError(
+                f"the scores {self.name!r} of a candidate are {scores!r}: give one number at least, and finite ones"
+            )
+        return Review(role=self.name, verdict="accept", scores=scores)
+
+    def _worth(self, candidate: Attempt) -> tuple[bool, float]:
+        scores = next(review.scores for review in candidate.reviews if review.role == self.name)
+        return not any(map(vetoes, candidate.reviews)), fmean(scores.values())
+
+
+def looked_at(
+    candidates: Sequence[Attempt], choose: Choose | None, checks: Sequence[Check], dialogue: Dialogue
+) -> list[Attempt]:
+    """The candidates with what code has to say of each: what checks found, and their scores.
+
+    Args:
+        candidates: For the dialogue's next turn.
+        choose: Who chooses one of them.
+        checks: Look at each.
+        dialogue: As it stands, with its `speaker`.
+    """
+    scored = [choose] if isinstance(choose, ByScore) else []
+    if not checks and not scored:
+        return list(candidates)
+    return [
+        each.model_copy(
+            update={"reviews": [*checked(checks, dialogue, each), *(one.review(dialogue, each) for one in scored)]}
+        )
+        for each in candidates
+    ]
 
 
 class Choice(BaseModel):

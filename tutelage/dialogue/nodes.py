@@ -18,9 +18,9 @@ from pydantic_core import CoreSchema
 from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.asking import Reply, ask_for_several
 from tutelage.dialogue.calling import Occasion
-from tutelage.dialogue.candidates import Choose, check_choice, chosen
+from tutelage.dialogue.candidates import Choose, check_choice, chosen, looked_at
 from tutelage.dialogue.cast import Cast
-from tutelage.dialogue.checking import Check, checked, is_vetoed
+from tutelage.dialogue.checking import Check, is_vetoed
 from tutelage.dialogue.outgrown import Shown, ask_within_limit
 from tutelage.dialogue.panel import ask_panel
 from tutelage.dialogue.shapes import Shape
@@ -80,9 +80,11 @@ class Draft:
     async def __call__(self, state: Dialogue, runtime: Runtime[Cast]) -> Update:
         """Asks for a draft, on the way round a critique loop for a better one, and has the checks look at it."""
         drafted = await _attempts(self, state, runtime.context)
-        update = {"speaker": self.agent.role, "attempts": drafted.attempts, "steps": drafted.steps}
-        found = checked(self.checks, {**state, "speaker": self.agent.role}, drafted.attempts[-1])
-        return {**update, **drafted.update, **({"reviews": found} if found else {})}
+        *others, draft = drafted.attempts
+        # What is said of the draft under review stands apart until the gate has decided on it.
+        attempts = [*others, draft.model_copy(update={"reviews": []})]
+        update = {"speaker": self.agent.role, "attempts": attempts, "steps": drafted.steps}
+        return {**update, **drafted.update, **({"reviews": draft.reviews} if draft.reviews else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,8 @@ def speak(agent: Agent, *, candidates: int = 1, choose: Choose | None = None) ->
     Args:
         agent: Who speaks.
         candidates: How many candidates its model is asked for, in one request where it knows `n`.
-        choose: Which of them is said: a function that gives the index, or a judging agent. The others are kept as
-            `superseded` attempts.
+        choose: Which of them is said: `ByScore`, a function that gives the index, or a judging agent. The others are kept
+            as `superseded` attempts.
     """
     _check_speaker(agent)
     check_choice(agent, candidates, choose)
@@ -252,7 +254,10 @@ async def _attempts(node: Speak | Draft, state: Dialogue, context: Cast) -> _Dra
         ),
     )
     mind = dict(mind_of(agent, shown.dialogue))
-    attempts = [_attempt(reply, mind) for reply in replies]
+    checks = node.checks if isinstance(node, Draft) else ()
+    attempts = looked_at(
+        [_attempt(reply, mind) for reply in replies], node.choose, checks, {**state, "speaker": agent.role}
+    )
     steps = [*shown.steps, *replies[0].misfits]
     if node.choose is None or len(attempts) == 1:
         return _Drafted(attempts=attempts, steps=steps, update=shown.update)
