@@ -54,6 +54,16 @@ class LeftOut(StrEnum):
     SYSTEM_LATER = "system later"
     NO_ALTERNATION = "no alternation"
     MISREAD = "misread"
+    ARTEFACT = "artefact"
+    CUT_OFF = "cut off"
+    IN_A_BENCHMARK = "in a benchmark"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near-duplicate"
+    EXPORTED_BEFORE = "exported before"
+    NO_SCORE = "no score"
+    LOW_SCORE = "low score"
+    LOPSIDED = "lopsided"
+    LENGTH = "length"
 
     @property
     def about(self) -> str:
@@ -84,6 +94,16 @@ _ABOUT = {
     LeftOut.UNJUDGED: "nobody said whether it is right: no reviewer and no person looked at it",
     LeftOut.NO_ANSWER: "the brief has no answer to verify a reply against",
     LeftOut.ANSWER_KNOWN: "the answer was in sight already: code cannot tell who gives it from who repeats it",
+    LeftOut.ARTEFACT: "the words to be learnt have a label, a template token, talk about the reply, or break off",
+    LeftOut.CUT_OFF: "the model had no tokens left",
+    LeftOut.IN_A_BENCHMARK: "prompt or words share 13 words in a row with a benchmark, or hold a short item of it whole",
+    LeftOut.DUPLICATE: "an earlier row says the same, in answer to the same",
+    LeftOut.NEAR_DUPLICATE: "an earlier row says nearly the same, in answer to nearly the same",
+    LeftOut.EXPORTED_BEFORE: "an earlier export has the row, or with dedup near one that says nearly the same",
+    LeftOut.NO_SCORE: "the best were asked for, and nobody scored it",
+    LeftOut.LOW_SCORE: "the best were asked for, and others scored higher",
+    LeftOut.LOPSIDED: "one text of the pair is more than twice as long as the other",
+    LeftOut.LENGTH: "so that chosen and rejected texts are about equally long on average",
     LeftOut.NOTES_LOST: "an earlier turn followed a note that no later prompt holds: export without `whole_dialogue`",
     LeftOut.HISTORY: "the tool would learn the assistant's messages in the prompt, too: export with `whole_dialogue`",
     LeftOut.SYSTEM_LATER: "the tool has a place for one system message, at the beginning",

@@ -83,9 +83,9 @@ def _texts(path: Path) -> Iterator[str]:
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        yield from _strings(_parsed(line, f"{path}:{number}"))
+                        yield from texts_of(_parsed(line, f"{path}:{number}"))
         case ".json":
-            yield from _strings(_parsed(path.read_bytes(), str(path)))
+            yield from texts_of(_parsed(path.read_bytes(), str(path)))
         case ".parquet":
             yield from _strings_of_parquet(path)
         case ".txt" | ".md":
@@ -115,21 +115,21 @@ def _strings_of_parquet(path: Path) -> Iterator[str]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches():
-                yield from _strings(batch.to_pylist())
+                yield from texts_of(batch.to_pylist())
     except pa.ArrowInvalid as error:
         raise ExportError(f"the benchmark {str(path)!r} is no Parquet: {error}") from error
 
 
-def _strings(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """The texts in a value, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for each in value.values():
-            yield from _strings(each)
+            yield from texts_of(each)
     elif isinstance(value, list):
         for each in value:
-            yield from _strings(each)
+            yield from texts_of(each)
 
 
 def _words(text: str) -> list[str]:
