@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Keys: TypeAlias = NDArray[np.uint64]
     Numbers: TypeAlias = NDArray[np.int64]
 
+LOWEST: Final = 0.5
+"""The lowest threshold: below it, `PERMUTATIONS` are too few to find what lies on it."""
 NGRAM: Final = 5
 """Words in a sequence that is compared; a text with fewer words is one sequence."""
 PERMUTATIONS: Final = 128
@@ -62,11 +64,24 @@ def bands_of(threshold: float) -> tuple[int, int]:
     return PERMUTATIONS // values, values
 
 
+def need_libraries() -> None:
+    """Makes sure that near-duplicates can be found.
+
+    Raises:
+        ExportError: numpy or rensa is not installed.
+    """
+    if missing := [name for name in ("numpy", "rensa") if find_spec(name) is None]:
+        raise ExportError(
+            f"near-duplicates are found with {' and '.join(missing)}, which is not installed: "
+            "pip install 'tutelage[quality]'"
+        )
+
+
 class NearDuplicates:
     """Takes rows one by one, and then says which belong together. A context manager, for its files.
 
     Args:
-        threshold: The Jaccard index from which two texts are nearly the same, above 0 and at most 1.
+        threshold: The Jaccard index from which two texts are nearly the same, `LOWEST` to 1.
         folder: Where its files lie meanwhile, in a folder of their own.
 
     Raises:
@@ -74,7 +89,7 @@ class NearDuplicates:
     """
 
     def __init__(self, threshold: float, folder: Path) -> None:
-        _need_libraries()
+        need_libraries()
         self._threshold = threshold
         self._bands, self._values = bands_of(threshold)
         self._open = ExitStack()
@@ -263,11 +278,3 @@ def _keys(learnt: "Keys", answered: "Keys", apart: Sequence[str], bands: int, va
 @lru_cache(maxsize=1024)
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-def _need_libraries() -> None:
-    if missing := [name for name in ("numpy", "rensa") if find_spec(name) is None]:
-        raise ExportError(
-            f"near-duplicates are found with {' and '.join(missing)}, which is not installed: "
-            "pip install 'tutelage[quality]'"
-        )
