@@ -355,7 +355,7 @@ async def test_each_member_of_a_panel_has_a_row_of_its_own(runs: Runs, tmp_path:
         return turn.model_copy(update={"attempts": attempts})
 
     await runs.play(script(), change=twice)
-    export(runs.path, Request(format="sft", role="critic", unchecked=True), out=tmp_path / "out")
+    export(runs.path, Request(format="sft", role="critic", unchecked=True, dedup="none"), out=tmp_path / "out")
     ids = [row["id"] for row in rows_of(tmp_path / "out")]
     assert ids == ["d0/0/0/critic", "d0/0/0/critic/1", "d0/2/0/critic", "d0/2/0/critic/1"]
 
@@ -500,7 +500,7 @@ async def test_shards_are_numbered_as_the_hub_numbers_them_and_all_have_the_same
     monkeypatch.setattr(training_files, "BATCH", 1)
     monkeypatch.setattr(training_files, "SHARD_BYTES", 1)
     for files in ("parquet", "jsonl"):
-        export(runs.path, Request(format="dpo", files=files), out=tmp_path / files)
+        export(runs.path, Request(format="dpo", files=files, dedup="none"), out=tmp_path / files)
         names = sorted(path.name for path in (tmp_path / files / "data").iterdir())
         assert names == [f"train-{number:05d}-of-00003.{files}" for number in range(3)]
     schemas = [pq.read_schema(path) for path in sorted((tmp_path / "parquet" / "data").iterdir())]

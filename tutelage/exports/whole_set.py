@@ -50,27 +50,29 @@ def without_near_duplicates(
 
 
 def the_best(rows: Iterable[Row], request: Request, left_out: Counter[LeftOut], folder: Path) -> Iterator[Row]:
-    """The share of the scored rows that has the highest scores; of equal ones, which is drawn by chance."""
+    """The share of the scored rows that has the highest scores, and all that people wrote without being scored.
+
+    Of rows with equal scores, chance says which stay.
+    """
     share, column = request.best or 1.0, SCORES[request.format]
     scored: list[tuple[float, bytes, int]] = []
-    count = 0
+    kept = bytearray()
 
     def notice(row: Row) -> None:
-        nonlocal count
         if row[column] is not None:
-            scored.append((-row[column], _drawn(request.seed, row["id"]), count))
-        count += 1
+            scored.append((-row[column], _drawn(request.seed, row["id"]), len(kept)))
+        kept.append(row[column] is None and row["origin"] == "human")
 
     with Spool(folder) as spool:
         spool.fill(rows, notice)
-        if count and not scored:
+        if kept and not scored:
             raise ExportError(f"no row has a score in its column {column!r}, so there are no best: leave out `best`")
         scored.sort()
-        kept = bytearray(count)
-        for _, _, number in scored[: max(1, round(share * len(scored)))]:
+        best = max(1, round(share * len(scored)))
+        left_out[LeftOut.NO_SCORE] += kept.count(0) - len(scored)
+        left_out[LeftOut.LOW_SCORE] += len(scored) - best
+        for _, _, number in scored[:best]:
             kept[number] = 1
-        left_out[LeftOut.NO_SCORE] += count - len(scored)
-        left_out[LeftOut.LOW_SCORE] += len(scored) - kept.count(1)
         yield from compress(spool, kept)
 
 
