@@ -369,6 +369,34 @@ def judge(
 
 
 @app.command
+def report(
+    *runs: str, out: Annotated[Path, OUT] = Path("report.html"), human: tuple[Path, ...] = (), json: bool = False
+) -> int:
+    """Makes one HTML page of runs: acceptance, revisions, endings, lengths, diversity, lineage, tokens, examples.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or names of runs under runs/.
+    out
+        The page.
+    human
+        Files of what people wrote in such dialogues, for comparison: JSONL with a column text.
+    json
+        Print its numbers as JSON, and write no page.
+    """
+    from tutelage.errors import UserError
+    from tutelage.generation.run_folder import find_run
+    from tutelage.reports.report import as_json, write_report
+
+    if not runs:
+        raise UserError("say which run: `tutelage report RUN`")
+    folders = [find_run(run) for run in runs]
+    print(as_json(folders, human=human) if json else write_report(folders, out=out, human=human))
+    return 0
+
+
+@app.command
 def graph(name: str | None = None, *, png: Path | None = None) -> int:
     """Draws a graph: Mermaid on stdout, or a picture.
 
