@@ -10,7 +10,7 @@ from typing import Final
 
 from tutelage.dialogue.turn import Review, Turn
 from tutelage.quality.agreement import said_by_run
-from tutelage.transcripts.decisions import Decision, Judged
+from tutelage.transcripts.decisions import JUDGE, Decision, Judged
 
 _SPLIT: Final = 4.0
 """Judges who disagree say most of all that a turn is open; what only one of them has seen counts for less."""
@@ -64,16 +64,16 @@ def doubt_about(judged: Judged, turn: Turn) -> Doubt | None:
 
 
 def _reasons(decisions: list[Decision], turn: Turn) -> Iterator[tuple[float, str]]:
-    of_judges = {each.decision for each in decisions}
-    by_run = said_by_run(turn)
-    if {"keep", "drop"} <= of_judges:
-        yield _SPLIT, "judges disagree"
-    elif by_run == "keep" and "drop" in of_judges:
-        yield _SPLIT, "the run kept it, and a judge drops it"
-    elif by_run == "drop" and "keep" in of_judges:
-        yield _SPLIT, "the run forced it, and a judge keeps it"
+    by_run, dropping = said_by_run(turn), [each.by for each in decisions if each.decision == "drop"]
+    split = _split_roles(decisions)
+    if split:
+        yield _SPLIT, f"judges disagree as {', '.join(split)}"
+    elif by_run == "keep" and dropping:
+        yield _SPLIT, f"the run kept it, {' and '.join(dropping)} would not"
+    elif by_run == "drop" and decisions and not dropping:
+        yield _SPLIT, f"its reviewers still refused it, {' and '.join(each.by for each in decisions)} would keep it"
     elif by_run == "drop":
-        yield _FORCED, "said although its reviewers still refused it"
+        yield _FORCED, "its reviewers still refused it when it was said"
     reviews = turn.accepted.reviews if turn.accepted else []
     if _is_split(reviews):
         yield _SPLIT, "a panel is split"
@@ -81,6 +81,14 @@ def _reasons(decisions: list[Decision], turn: Turn) -> Iterator[tuple[float, str
         yield _HALF, "it may give the answer away"
     if missing := sum(claim.verdict == "not_found" for review in reviews for claim in review.claims):
         yield _NOT_FOUND, f"no source for {missing} of its claims"
+
+
+def _split_roles(decisions: list[Decision]) -> list[str]:
+    """The roles in which several judges said different things. What another role looks at may well be fine."""
+    said: dict[str, set[str]] = {}
+    for each in decisions:
+        said.setdefault(each.by.removeprefix(JUDGE).partition("/")[0], set()).add(each.decision)
+    return [role for role, decided in said.items() if {"keep", "drop"} <= decided]
 
 
 def _is_split(reviews: list[Review]) -> bool:
