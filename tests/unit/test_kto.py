@@ -89,6 +89,7 @@ def test_the_same_words_never_have_two_labels_in_a_turn(written_run: Any, tmp_pa
         ({"decision": "keep", "by": "ada"}, {"5/6!": False, "It is 5/6.": True}),
         ({"decision": "keep", "by": "judge:critic"}, {"5/6!": False}),
         ({"decision": "prefer", "text": "5/6!", "by": "ada"}, {"5/6!": True}),
+        ({"decision": "prefer", "text": "5/6!", "by": "judge:critic"}, {"5/6!": False}),
         (
             {"decision": "edit", "text": "Which parts?", "by": "ada"},
             {"5/6!": False, "It is 5/6.": False, "Which parts?": True},
@@ -104,7 +105,9 @@ def test_a_persons_word_outweighs_the_reviewers(
         with pytest.raises(ExportError, match="left out: 1 dropped"):
             exported(written_run, tmp_path / "out")
     else:
-        assert verdicts(exported(written_run, tmp_path / "out")[0]) == labels
+        rows, _ = exported(written_run, tmp_path / "out")
+        assert verdicts(rows) == labels
+        assert all(row["issues"] == ([] if row["label"] else ["leak"]) for row in rows if row["model"])
 
 
 def test_what_people_wrote_and_ruled_says_so(written_run: Any, tmp_path: Path) -> None:

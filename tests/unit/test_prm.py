@@ -71,7 +71,7 @@ def test_a_forced_turn_is_a_wrong_step(written_run: Any, tmp_path: Path) -> None
 
 
 def test_no_critique_is_in_any_prompt_or_step(written_run: Any, tmp_path: Path) -> None:
-    lesson(written_run)
+    lesson(written_run, first=[("5/6!", "rejected"), ("Which parts?", "accepted")])
     assert "CANARY" in (written_run.path / "messages.jsonl").read_text()
     assert "CANARY" not in str(exported(written_run, tmp_path / "out"))
 

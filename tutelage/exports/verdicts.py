@@ -34,7 +34,7 @@ def is_reviewed(transcript: Transcript, role: str) -> bool:
     A check in code writes nothing down about a draft that it lets pass, so one review of one draft is enough.
     """
     drafts = (draft for turn in transcript.turns if turn.role == role for draft in turn.attempts)
-    return any(draft.reviews or draft.status == "rejected" for draft in drafts)
+    return any(draft.reviews for draft in drafts)
 
 
 def labels(judged: Judged, turn: Turn, *, reviewed: bool) -> Iterator[Labelled | LeftOut]:
