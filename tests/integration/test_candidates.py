@@ -358,7 +358,8 @@ async def test_what_checks_found_is_kept_with_a_candidate_that_was_not_chosen() 
 async def test_scores_of_a_draft_that_was_sent_back_stay_with_it() -> None:
     issue = {"dimension": "tone", "severity": "major", "span": "Why?", "evidence": "", "instruction": "Be kind."}
     verdicts = [{"verdict": "revise", "issues": [issue]}, {"verdict": "accept", "issues": []}]
-    said = ScriptedModel({"tutor": ["Why?", "no", "And why, then?", "nope"], "critic": verdicts})
+    drafts = ["Why?", "no", "And why, then?", "nope"]
+    said = ScriptedModel({"tutor": drafts, "critic": list[Any](verdicts)})
     turn = await the_turn(checked_turn(RUBRIC), said)
     assert [(each.text, each.status) for each in turn.attempts] == [
         ("no", "superseded"),
