@@ -12,9 +12,11 @@ from tutelage.exports.cleaning import clean
 from tutelage.exports.dpo import DPO
 from tutelage.exports.folder import moved_when_whole, refuse_to_replace
 from tutelage.exports.formats import FORMATS
+from tutelage.exports.guard import refuse_late_generation, refuse_late_runs, tell
 from tutelage.exports.layouts.registry import layout_of
 from tutelage.exports.manifest import FILE as MANIFEST
 from tutelage.exports.manifest import Manifest, write_manifest
+from tutelage.exports.mixing import Mix
 from tutelage.exports.request import Request
 from tutelage.exports.rows import OF_SOME_FORMATS, LeftOut, Row
 from tutelage.exports.summary import ExportSummary
@@ -41,12 +43,14 @@ def export(
         What was written and what was left out.
 
     Raises:
-        ExportError: `out` is in the way, the format has no such option, there is no row to write, or the disk is full.
+        ExportError: `out` is in the way, the format has no such option, there is no row to write, a dialogue is of
+            the fifth generation or later, people's rows cannot be read, or the disk is full.
         RunFolderError: One of `runs` is no run folder.
     """
     _refuse_what_means_nothing(request)
     runs, out = [runs] if isinstance(runs, Path | str) else runs, Path(out)
     refuse_to_replace(out, force)
+    refuse_late_runs(runs, request)
     try:
         with moved_when_whole(out) as folder:
             layout = layout_of(request)
@@ -60,14 +64,20 @@ def export(
             write_manifest(folder, _manifest(summary, [*(each.name for each in folder.iterdir()), MANIFEST]))
     except OSError as error:
         raise ExportError(f"the export to {str(out)!r} failed, and nothing is left of it: {error}") from error
+    tell(summary)
     return summary
 
 
 def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> None:
     layout = summary.layout
-    with layout.open(folder, summary.files, summary.columns) as files:
-        rows = clean(_rows(runs, summary), summary.request, left_out=summary.left_out, folder=folder)
-        for split, row in rows:
+    request, left_out = summary.request, summary.left_out
+    columns = summary.format.columns(request)
+    with (
+        Mix(request, columns, left_out=left_out, folder=folder) as mix,
+        layout.open(folder, summary.files, summary.columns) as files,
+    ):
+        rows = clean(mix.add_to(_rows(runs, summary)), request, left_out=left_out, folder=folder)
+        for split, row in mix.take_share(rows):
             laid_out = layout.row(row)
             if isinstance(laid_out, LeftOut):
                 summary.left_out[laid_out] += 1
@@ -93,10 +103,12 @@ def _rows_of(judged: Judged, prompts: Prompts, summary: ExportSummary) -> Iterat
     if judged.is_dropped:
         summary.left_out[LeftOut.DROPPED] += 1
         return
+    refuse_late_generation(judged.transcript, summary.request)
     for row in summary.format.rows(judged, prompts, summary.request):
         if isinstance(row, LeftOut):
             summary.left_out[row] += 1
         else:
+            summary.generation = max(summary.generation, judged.transcript.lineage.generation)
             yield row
 
 
@@ -107,8 +119,9 @@ def _manifest(summary: ExportSummary, files: list[str]) -> Manifest:
         role=summary.request.role,
         runs=dict(summary.runs),
         splits=dict(summary.splits),
-        generation=max((generation for _, generation in summary.origins), default=0),
-        real_share=0.0,
+        generation=summary.generation,
+        real_share=round(summary.real_share, 6),
+        learnt_characters=summary.learnt.total(),
         files=sorted(files),
     )
 

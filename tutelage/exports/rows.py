@@ -54,6 +54,7 @@ class LeftOut(StrEnum):
     SYSTEM_LATER = "system later"
     NO_ALTERNATION = "no alternation"
     MISREAD = "misread"
+    FOREIGN = "foreign"
     ARTEFACT = "artefact"
     CUT_OFF = "cut off"
     IN_A_BENCHMARK = "in a benchmark"
@@ -108,6 +109,7 @@ _ABOUT = {
     LeftOut.HISTORY: "the tool would learn the assistant's messages in the prompt, too: export with `whole_dialogue`",
     LeftOut.SYSTEM_LATER: "the tool has a place for one system message, at the beginning",
     LeftOut.NO_ALTERNATION: "the tool wants user and assistant by turns, the user first",
+    LeftOut.FOREIGN: "a line of people's rows (`mix`) that holds none of the format",
     LeftOut.MISREAD: "the tool would find the reply's beginning elsewhere: it is blank at an end, or in the tool's own words",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tutelage.dialogue.turn import Call
 from tutelage.exports.layouts.layout import Layout
+from tutelage.exports.mixing import learnt_characters
 from tutelage.exports.request import FileKind, Request
 from tutelage.exports.rows import MESSAGES, Column, Format, LeftOut, Row, player
 from tutelage.transcripts.transcript import Transcript
@@ -32,6 +33,12 @@ class ExportSummary:
     left_out: Counter[LeftOut] = field(default_factory=Counter)
     unreadable: int = 0
     """Lines of transcript files that could not be read."""
+    mixed: int = 0
+    """Rows among them that people wrote."""
+    learnt: Counter[str] = field(default_factory=Counter)
+    """Characters that are to be learnt, by their origin: human or synthetic."""
+    generation: int = 0
+    """The highest among the dialogues that give rows."""
     cut_off: int = 0
     """Rows whose text ends where the model had no tokens left."""
     roles: dict[str, Counter[str]] = field(default_factory=dict)
@@ -76,6 +83,11 @@ class ExportSummary:
         return sum(count for (status, _), count in self.outcomes.items() if status == "completed")
 
     @property
+    def real_share(self) -> float:
+        """How much of what is to be learnt people wrote, by characters: 0 to 1."""
+        return self.learnt["human"] / self.learnt.total() if self.learnt.total() else 0.0
+
+    @property
     def mean_characters(self) -> dict[str, float]:
         """For each column of messages, the mean length of their text in a row."""
         return {name: count / self.rows for name, count in self._characters.items()}
@@ -104,7 +116,11 @@ class ExportSummary:
         """Counts a row that is written, as its format has it."""
         self.rows += 1
         self.splits[split] += 1
-        self.used.add(row["dialogue"])
+        self.learnt[row["origin"]] += learnt_characters(row)
+        if row["origin"] == "human":
+            self.mixed += 1
+        else:
+            self.used.add(row["dialogue"])
         self.cut_off += row.get("finish_reason") == "length"
         for name, column in self._columns.items():
             if column.kind is MESSAGES:
@@ -124,6 +140,10 @@ class ExportSummary:
         ]
         if self.unreadable:
             lines.append(f"  {self.unreadable:,} lines of the transcripts could not be read")
+        if self.mixed:
+            lines.append(
+                f"  {self.mixed:,} of the rows were written by people: {self.real_share:.1%} of what is learnt"
+            )
         if self.cut_off:
             lines.append(f"  {self.cut_off:,} rows end where the model had no tokens left (finish_reason: length)")
         lengths = (f"{name} {length:,.0f}" for name, length in self.mean_characters.items())
