@@ -69,8 +69,8 @@ def the_best(rows: Iterable[Row], request: Request, left_out: Counter[LeftOut], 
             raise ExportError(f"no row has a score in its column {column!r}, so there are no best: leave out `best`")
         scored.sort()
         best = max(1, round(share * len(scored)))
-        left_out[LeftOut.NO_SCORE] += kept.count(0) - len(scored)
-        left_out[LeftOut.LOW_SCORE] += len(scored) - best
+        _count(left_out, LeftOut.NO_SCORE, kept.count(0) - len(scored))
+        _count(left_out, LeftOut.LOW_SCORE, len(scored) - best)
         for _, _, number in scored[:best]:
             kept[number] = 1
         yield from compress(spool, kept)
@@ -93,7 +93,7 @@ def balanced(rows: Iterable[Row], left_out: Counter[LeftOut], folder: Path) -> I
     with Spool(folder) as spool:
         spool.fill(even(), lambda _: None)
         gone = unbalanced(chosen, rejected)
-        left_out[LeftOut.LENGTH] += len(gone)
+        _count(left_out, LeftOut.LENGTH, len(gone))
         yield from (row for number, row in enumerate(spool) if number not in gone)
 
 
@@ -124,6 +124,11 @@ def split(rows: Iterable[Row], request: Request, folder: Path) -> Iterator[tuple
 def in_one(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
     """Each row in the one split that there is."""
     return ((TRAIN, row) for row in rows)
+
+
+def _count(left_out: Counter[LeftOut], reason: LeftOut, rows: int) -> None:
+    if rows:  # a reason for nothing is none
+        left_out[reason] += rows
 
 
 def _add(near: NearDuplicates, row: Compared, tasks: Tasks) -> None:

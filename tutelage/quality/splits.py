@@ -29,7 +29,8 @@ class Together:
     def of(self, brief: str) -> str:
         """The group's name: the first of its briefs in alphabetical order."""
         while (above := self._above.get(brief, brief)) != brief:
-            brief = self._above[brief] = self._above.get(above, above)
+            self._above[brief] = self._above.get(above, above)
+            brief = above
         return brief
 
 
@@ -48,7 +49,9 @@ def splits_of(rows: Mapping[str, int], shares: Mapping[str, float], seed: int) -
         ExportError: There are too few groups.
     """
     wanted = {split: share for split, share in shares.items() if share > 0}
-    if rows and len(rows) <= len(wanted):
+    if not rows:
+        return {}
+    if len(rows) <= len(wanted):
         raise ExportError(
             f"there are {len(rows)} groups of briefs, too few for {len(wanted) + 1} splits: rows of one brief, and of briefs "
             "that have near-duplicates in common, stay together. Export without a split, or more briefs"
