@@ -161,7 +161,8 @@ def test_candidates_make_a_pair_only_where_their_scores_differ_by_more_than_the_
 
 
 def test_one_that_is_better_in_every_one_of_several_scores_needs_no_gap() -> None:
-    better, worse = {"good": 0.5, "kind": 0.5}, {"good": 0.4, "kind": 0.4}
+    better: dict[str, Any] = {"good": 0.5, "kind": 0.5}
+    worse: dict[str, Any] = {"good": 0.4, "kind": 0.4}
     pair = texts(siblings(*turn_of(scored("worse", **worse), scored("better", "accepted", **better)), gap=0.5))
     assert pair == [("better", "worse")]
     mixed = texts(
