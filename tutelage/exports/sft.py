@@ -86,7 +86,8 @@ def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | L
 def roles(transcript: Transcript) -> Iterator[str]:
     """Who spoke, who reviewed and who assessed."""
     for turn in transcript.turns:
-        yield turn.role
+        if turn.attempts:  # a person's has none
+            yield turn.role
         yield from (review.role for attempt in turn.attempts for review in attempt.reviews if review.call)
         yield from (step.role for step in turn.steps if step.kind == "assessment")
 
