@@ -168,8 +168,19 @@ def test_the_loss_of_a_short_training_on_transcripts_falls(
 ) -> None:
     """The whole way as a user goes it: transcripts, `tutelage export`, and the example that they copy."""
     out = tmp_path / "sft"
-    command = ["-m", "tutelage", "export", run, "--format", "sft", "--out", out]
-    subprocess.run([sys.executable, "-P", *command], check=True)
+    export_it: list[str | Path] = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tutelage",
+        "export",
+        run,
+        "--format",
+        "sft",
+        "--out",
+        out,
+    ]
+    subprocess.run(export_it, check=True)
     example = ROOT / "examples" / "train" / "fine_tune.py"
     assert len(example.read_text().splitlines()) < 60
     settings = {"STEPS": "24", "LEARNING_RATE": "3e-3", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}

@@ -18,8 +18,15 @@ CRITIQUE = "CANARY: what the critic said"
 """It stands in the prompt of each draft but a turn's first."""
 SYSTEM = {"tutor": "You teach.", "student": "You learn."}
 
+STATUS = {
+    **dict.fromkeys(("forced", "unseen", "scored"), "accepted"),
+    **dict.fromkeys(("scored_lower", "vetoed"), "superseded"),
+}
+"""What stands in a transcript for a fate that has a name of its own here."""
+
 Draft = tuple[str, str]
-"""Its words, and `accepted`, `forced`, `rejected`, `superseded` or `unseen` (accepted, and looked at by nobody)."""
+"""Its words, and what became of it: `accepted`, `forced`, `rejected`, `superseded`; `unseen` (accepted, and looked at by
+nobody), `scored` (accepted for its score), `scored_lower` (superseded), `vetoed` (by a check, and superseded)."""
 
 
 class WrittenRun:
@@ -59,7 +66,7 @@ class WrittenRun:
 
     def _turn(self, id_: str, role: str, drafts: Sequence[Draft], before: list[Turn]) -> Turn:
         attempts = [self._attempt(id_, role, draft, before, number) for number, draft in enumerate(drafts)]
-        text = next(attempt.text for attempt in attempts if attempt.status == "accepted")
+        text = next((attempt.text for attempt in attempts if attempt.status == "accepted"), "What a person said.")
         return Turn(index=len(before), role=role, text=text, attempts=attempts)
 
     def _attempt(self, id_: str, role: str, draft: Draft, before: list[Turn], number: int) -> Attempt:
@@ -69,19 +76,26 @@ class WrittenRun:
             (Message("system", (SYSTEM[role],)), *shown, *([Message("user", (CRITIQUE,))] if number else []))
         )
         self._log.keep(id_, prompt)
-        issue = Issue(dimension="leak", severity="block", instruction="Ask.")
-        accept = Review(role="critic", verdict="accept", scores={"clarity": 0.8})
-        revise = Review(role="critic", verdict="revise", issues=[issue], scores={"clarity": 0.2})
-        of_fate = {"accepted": [accept], "forced": [revise], "rejected": [revise]}
+        call = Call(model="m", prompt_sha256=prompt.sha256, finish_reason="stop", seed=7)
         return Attempt.model_validate(
             {
                 "text": text,
-                "status": "accepted" if fate in ("forced", "unseen") else fate,
+                "status": STATUS.get(fate, fate),
                 "forced": fate == "forced",
-                "call": Call(model="m", prompt_sha256=prompt.sha256, finish_reason="stop", seed=7),
-                "reviews": of_fate.get(fate, []),
+                "call": call,
+                "reviews": _reviews(fate, call),
             }
         )
+
+
+def _reviews(fate: str, call: Call) -> list[Review]:
+    issue = Issue(dimension="leak", severity="block", instruction="Ask.")
+    accept = Review(role="critic", verdict="accept", scores={"clarity": 0.8}, call=call)
+    revise = Review(role="critic", verdict="revise", issues=[issue], scores={"clarity": 0.2}, call=call)
+    score = Review(role="best", verdict="accept", scores={"brevity": 0.5})
+    veto = Review(role="keeps_the_answer", verdict="revise", issues=[issue])
+    of_fate = {"accepted": accept, "forced": revise, "rejected": revise, "vetoed": veto}
+    return [of_fate[fate]] if fate in of_fate else [score] if fate.startswith("scored") else []
 
 
 @pytest.fixture

@@ -89,14 +89,15 @@ def test_the_same_words_never_have_two_labels_in_a_turn(written_run: Any, tmp_pa
         ({"decision": "keep", "by": "ada"}, {"5/6!": False, "It is 5/6.": True}),
         ({"decision": "keep", "by": "judge:critic"}, {"5/6!": False}),
         ({"decision": "prefer", "text": "5/6!", "by": "ada"}, {"5/6!": True}),
-        ({"decision": "prefer", "text": "5/6!", "by": "judge:critic"}, {"5/6!": False}),
+        ({"decision": "prefer", "text": "5/6!", "by": "judge:critic"}, {"5/6!": True}),
+        ({"decision": "prefer", "text": "It is 5/6.", "by": "ada"}, {"5/6!": False, "It is 5/6.": True}),
         (
             {"decision": "edit", "text": "Which parts?", "by": "ada"},
             {"5/6!": False, "It is 5/6.": False, "Which parts?": True},
         ),
     ],
 )
-def test_a_persons_word_outweighs_the_reviewers(
+def test_what_was_decided_outweighs_the_reviewers(
     written_run: Any, tmp_path: Path, decision: Row, labels: dict[str, bool] | None
 ) -> None:
     written_run.add(("tutor", [("5/6!", "rejected"), ("It is 5/6.", "forced")]), brief=BRIEF)
@@ -107,15 +108,43 @@ def test_a_persons_word_outweighs_the_reviewers(
     else:
         rows, _ = exported(written_run, tmp_path / "out")
         assert verdicts(rows) == labels
-        assert all(row["issues"] == ([] if row["label"] else ["leak"]) for row in rows if row["model"])
+        assert all(row["issues"] == ([] if row["label"] else ["leak"]) for row in rows if row["source"] == "model")
 
 
-def test_what_people_wrote_and_ruled_says_so(written_run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("by", "labeller", "origin"), [("ada", "people", "human"), ("judge:m", "judges", "synthetic")])
+def test_a_row_says_who_wrote_it_and_who_says_that_it_is_right(
+    written_run: Any, tmp_path: Path, by: str, labeller: str, origin: str
+) -> None:
     written_run.add(ONE_REVISION, brief=BRIEF)
-    written_run.decide(turn=0, by="ada", decision="edit", text="What is a third of six?")
+    written_run.decide(turn=0, by=by, decision="edit", text="What is a third of six?")
     rows, _ = exported(written_run, tmp_path / "out")
-    assert [(row["id"], row["by"], row["origin"], row["model"]) for row in rows] == [
-        ("d0/0/0", "reviewers", "synthetic", "m"),
-        ("d0/0/1", "people", "synthetic", "m"),
-        ("d0/0/edit0", "people", "human", ""),
+    assert [(row["id"], row["by"], row["source"], row["origin"], row["finish_reason"]) for row in rows] == [
+        ("d0/0/0", "reviewers", "model", "synthetic", "stop"),
+        ("d0/0/1", labeller, "model", "synthetic", "stop"),
+        ("d0/0/edit", labeller, {"people": "human", "judges": "judge"}[labeller], origin, ""),
     ]
+
+
+def test_what_a_judge_kept_is_right_where_no_reviewer_looked(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("student", [("Sixths.", "unseen")]), ("student", [("5/6", "unseen")]), brief=BRIEF)
+    written_run.decide(turn=1, by="judge:m", decision="keep")
+    rows, summary = exported(written_run, tmp_path / "out", role="student")
+    assert [(row["completion"][0]["content"], row["label"], row["by"]) for row in rows] == [("5/6", True, "judges")]
+    assert summary.left_out == {LeftOut.UNJUDGED: 1}
+
+
+def test_scores_of_candidates_are_no_verdicts(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("tutor", [("Hm?", "scored_lower"), ("Which?", "scored")]), brief=BRIEF)
+    with pytest.raises(ExportError, match="left out: 2 unjudged"):
+        exported(written_run, tmp_path / "out")
+
+
+def test_a_candidate_that_a_check_forbade_is_wrong(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("tutor", [("5/6!", "vetoed"), ("Which parts?", "accepted")]), brief=BRIEF)
+    assert verdicts(exported(written_run, tmp_path / "out")[0]) == {"5/6!": False, "Which parts?": True}
+
+
+def test_what_a_person_said_has_no_prompt_and_no_row(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("student", []), ONE_REVISION, brief=BRIEF)
+    with pytest.raises(ExportError, match="left out: 1 a person's"):
+        exported(written_run, tmp_path / "out", role="student")

@@ -90,9 +90,23 @@ def test_a_persons_text_is_right_in_place_of_what_was_said(written_run: Any, tmp
     written_run.decide(turn=1, by="ada", decision="edit", text="Into which parts?")
     rows, _ = exported(written_run, tmp_path / "out")
     assert rows["d0"]["labels"] == [False, True]
-    edited = rows["d0/1/edit0"]
+    edited = rows["d0/1/edit"]
     assert (edited["completions"], edited["labels"]) == (["Tutor: Into which parts?"], [True])
-    assert (edited["origin"], edited["model"]) == ("human", "")
+    assert (edited["origin"], edited["source"], rows["d0"]["source"]) == ("human", "human", "model")
+
+
+def test_a_preferred_draft_is_right_and_what_was_said_stays_so(written_run: Any, tmp_path: Path) -> None:
+    lesson(written_run)
+    written_run.decide(turn=3, by="ada", decision="prefer", text="It is 5/6.")
+    rows, summary = exported(written_run, tmp_path / "out")
+    assert (rows["d0"]["labels"], rows["d0/3/0"]["labels"]) == ([True, True], [True])
+    assert not summary.left_out
+
+
+def test_a_turn_that_people_kept_is_right_though_it_was_forced(written_run: Any, tmp_path: Path) -> None:
+    lesson(written_run, second=[("5/6!", "rejected"), ("It is 5/6.", "forced")])
+    written_run.decide(turn=3, by="ada", decision="keep")
+    assert exported(written_run, tmp_path / "out")[0]["d0"]["labels"] == [True, True]
 
 
 def test_a_role_that_nobody_judged_has_no_steps(written_run: Any, tmp_path: Path) -> None:

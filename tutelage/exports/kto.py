@@ -5,7 +5,6 @@ needed, so every verdict is of use. A draft that was said although reviewers sti
 """
 
 from collections.abc import Iterator
-from statistics import fmean
 
 from tutelage.dialogue.turn import Turn
 from tutelage.exports.request import Request
@@ -23,6 +22,7 @@ from tutelage.exports.rows import (
     player,
     said,
 )
+from tutelage.exports.scores import mean_score, scores_of
 from tutelage.exports.verdicts import Labelled, is_reviewed, labels
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
@@ -30,23 +30,19 @@ from tutelage.transcripts.transcript import Transcript
 
 
 def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
-    """One row for each draft of the role that somebody accepted or sent back, and for each text that a person wrote."""
+    """One row for each draft of the role that somebody accepted or sent back, and for each text that was written instead."""
     transcript = judged.transcript
     reviewed = is_reviewed(transcript, request.role)
     for turn in transcript.turns:
-        if turn.role != request.role:
-            continue
-        if not turn.attempts:
-            yield LeftOut.A_PERSONS
-            continue
-        prompt = _prompt(turn, prompts)
-        for label in labels(judged, turn, reviewed=reviewed):
-            if isinstance(label, LeftOut):
-                yield label
-            elif prompt is None:
-                yield LeftOut.PROMPT_LOST
-            else:
-                yield _row(transcript, turn, label, prompt)
+        if turn.role == request.role:
+            prompt = _prompt(turn, prompts)
+            for label in labels(judged, turn, reviewed=reviewed):
+                if isinstance(label, LeftOut):
+                    yield label
+                elif prompt is None:
+                    yield LeftOut.PROMPT_LOST
+                else:
+                    yield _row(transcript, turn, label, prompt)
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
@@ -58,17 +54,18 @@ def columns(_: Request) -> dict[str, Column]:
     """The columns of the rows."""
     return {
         "prompt": Column(MESSAGES, "what the role was shown before its first draft"),
-        "completion": Column(MESSAGES, "a draft, or what a person wrote in its place"),
+        "completion": Column(MESSAGES, "a draft, or what was written in its place"),
         "label": Column(
-            "flag", "whether it was accepted; false if it was sent back, or if a person wrote another text"
+            "flag", "whether it was accepted; false if it was sent back, or if another text was written for it"
         ),
         **IDENTITY,
         "turn": Column("integer", "the turn's index in the dialogue, from 0"),
-        "by": Column("text", "who says so: `reviewers`, checks in code among them, or `people`"),
+        "by": Column("text", "who says so: `reviewers`, checks in code among them; afterwards `people` or `judges`"),
         "issues": Column(TEXTS, "what it was sent back for, by dimension"),
-        "score": Column("number", "the mean of the scores that its reviewers gave it; uncalibrated"),
-        "model": Column("text", "who wrote it: the model, or `model+adapter`; empty where a person did"),
+        "model": Column("text", "who played the role: the model, or `model+adapter`"),
+        "source": Column("text", "who wrote the words: the `model`, or a `human` or a `judge` instead of it"),
         "finish_reason": Column("text", "why the model stopped; `length` means that the text was cut off"),
+        "score": Column("number", "the mean of the scores that its reviewers gave it; uncalibrated"),
     }
 
 
@@ -82,6 +79,8 @@ KTO = Format(
 
 
 def _prompt(turn: Turn, prompts: Prompts) -> Messages | None:
+    if not turn.attempts:
+        return None
     try:
         return first_prompt(turn.attempts[0].call, turn.steps, prompts)
     except KeyError:
@@ -89,19 +88,19 @@ def _prompt(turn: Turn, prompts: Prompts) -> Messages | None:
 
 
 def _row(transcript: Transcript, turn: Turn, label: Labelled, prompt: Messages) -> Row:
-    reviews = label.draft.reviews if label.draft else []
-    scores = [score for review in reviews for score in review.scores.values()]
-    refused = {issue.dimension for review in reviews if review.verdict == "revise" for issue in review.issues}
+    draft = label.draft
+    refused = {issue.dimension for each in draft.reviews if each.verdict == "revise" for issue in each.issues}
     row = {
         "prompt": prompt,
         "completion": said(label.text),
         "label": label.right,
         **identity(transcript, turn.role, turn.index, label.place),
         "turn": turn.index,
-        "by": "people" if label.by_people else "reviewers",
+        "by": label.by,
         "issues": [] if label.right else sorted(refused),
-        "score": fmean(scores) if scores else None,
-        "model": player(label.call) if label.call else "",
-        "finish_reason": (label.call.finish_reason if label.call else None) or "",
+        "model": player(draft.call),
+        "source": label.source,
+        "finish_reason": "" if label.is_edit else draft.call.finish_reason or "",
+        "score": None if label.is_edit else mean_score(scores_of(draft)),
     }
-    return row if label.call else {**row, "origin": "human"}
+    return {**row, "origin": "human"} if label.source == "human" else row

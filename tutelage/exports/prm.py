@@ -1,9 +1,9 @@
 """Stepwise supervision: a dialogue as the steps of a role, each right or wrong, for process reward models.
 
 A step is a turn of the role, with what the others said since its last one before it. It is right if the reviewers
-accepted what was said, and wrong if it was said although they still refused it. A draft that was sent back is a row of
-its own: the dialogue up to there is its prompt, and the draft is its only step, wrong. So each text is labelled in what
-came before it, and once.
+accepted what was said; it is wrong if it was said although they still refused it, or if another text was written for it.
+A draft that was sent back is a row of its own: the dialogue up to there is its prompt, and the draft is its only step,
+wrong. So each text is labelled in what came before it, and once.
 
 The rows are what TRL's `PRMTrainer` reads (Uesato et al. 2022, arXiv 2211.14275), as plain text: a step ends with its
 `step_separator`, a line break, and the label stands there. TRL had that trainer up to version 1.13.
@@ -12,11 +12,23 @@ The rows are what TRL's `PRMTrainer` reads (Uesato et al. 2022, arXiv 2211.14275
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tutelage.dialogue.turn import Attempt, Turn
+from tutelage.dialogue.turn import Turn
 from tutelage.dialogue.view import label as name_of
 from tutelage.exports.request import Request
-from tutelage.exports.rows import FLAGS, IDENTITY, TEXTS, Column, Format, LeftOut, Row, first_prompt, identity, player
-from tutelage.exports.verdicts import is_reviewed, labels, right_as_said
+from tutelage.exports.rows import (
+    FLAGS,
+    IDENTITY,
+    TEXTS,
+    Column,
+    Format,
+    LeftOut,
+    Row,
+    accepted,
+    first_prompt,
+    identity,
+    player,
+)
+from tutelage.exports.verdicts import Labelled, is_reviewed, labels, right_as_said
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript
@@ -61,14 +73,12 @@ def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | L
         yield from _branches(judged, step, so_far, reviewed=reviewed)
         steps.append(step)
     if steps:
-        yield _row(
-            transcript,
-            steps[-1].turn,
-            _said(steps[-1].turn),
-            prompt=prompt,
-            completions=[step.saying(step.turn.text) for step in steps],
-            labels=[step.right for step in steps],
-        )
+        completions = [step.saying(step.turn.text) for step in steps]
+        yield {
+            **_learnt(prompt, completions, [step.right for step in steps]),
+            **identity(transcript, request.role),
+            **_origin(steps[-1].turn, None),
+        }
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
@@ -86,7 +96,8 @@ def columns(_: Request) -> dict[str, Column]:
         "labels": Column(FLAGS, "of each step, whether the reviewers accepted it"),
         **IDENTITY,
         "turn": Column("integer", "the index in the dialogue of the last step's turn, from 0"),
-        "model": Column("text", "who wrote the last step: the model, or `model+adapter`; empty where a person did"),
+        "model": Column("text", "who played the role in the last step: the model, or `model+adapter`"),
+        "source": Column("text", "who wrote the last step: the `model`, or a `human` or a `judge` instead of it"),
         "finish_reason": Column("text", "why the model stopped there; `length` means that the text was cut off"),
     }
 
@@ -113,41 +124,39 @@ def _steps(judged: Judged, role: str, *, reviewed: bool) -> Iterator[Step | Left
             yield LeftOut.DROPPED
             return
         right = right_as_said(judged, turn, reviewed=reviewed)
-        if right is LeftOut.UNJUDGED:
-            yield LeftOut.UNJUDGED
+        if isinstance(right, LeftOut):
+            yield right
             return
-        yield Step(turn=turn, heard="".join(heard or []), right=right is True)
+        yield Step(turn=turn, heard="".join(heard or []), right=right)
         heard = []
 
 
 def _branches(judged: Judged, step: Step, prompt: str, *, reviewed: bool) -> Iterator[Row | LeftOut]:
-    """A row for each draft that was not said, and for each text that a person wrote instead."""
+    """A row for each draft that was not said, and for what was written instead."""
     for label in labels(judged, step.turn, reviewed=reviewed):
         if isinstance(label, LeftOut):
-            if label is not LeftOut.FORCED:  # it is a wrong step of the dialogue as it went
+            # What was said has its label as a step of the dialogue, whatever else was preferred.
+            if label not in (LeftOut.FORCED, LeftOut.REPLACED):
                 yield label
-        elif label.draft is None or label.draft.status != "accepted":
-            row = _row(
-                judged.transcript,
-                step.turn,
-                label.draft,
-                label.place,
-                prompt=prompt,
-                completions=[step.saying(label.text)],
-                labels=[label.right],
-            )
-            yield row if label.draft else {**row, "origin": "human"}
+        elif label.is_edit or label.draft.status != "accepted":
+            yield {
+                **_learnt(prompt, [step.saying(label.text)], [label.right]),
+                **identity(judged.transcript, step.turn.role, step.turn.index, label.place),
+                **_origin(step.turn, label),
+            }
 
 
-def _said(turn: Turn) -> Attempt | None:
-    return turn.accepted
+def _learnt(prompt: str, completions: list[str], labels: list[bool]) -> Row:
+    return {"prompt": prompt, "completions": completions, "labels": labels}
 
 
-def _row(transcript: Transcript, turn: Turn, draft: Attempt | None, *place: int | str, **learnt: object) -> Row:
-    return {
-        **learnt,
-        **identity(transcript, turn.role, *((turn.index, *place) if place else ())),
+def _origin(turn: Turn, label: Labelled | None) -> Row:
+    """Where a row's last step is from: what was said in a turn, unless a label is given."""
+    draft, source = (label.draft, label.source) if label else (accepted(turn), "model")
+    row = {
         "turn": turn.index,
-        "model": player(draft.call) if draft else "",
-        "finish_reason": (draft.call.finish_reason if draft else None) or "",
+        "model": player(draft.call),
+        "source": source,
+        "finish_reason": "" if source != "model" else draft.call.finish_reason or "",
     }
+    return {**row, "origin": "human"} if source == "human" else row
