@@ -63,10 +63,16 @@ def clean_lines() -> list[str]:
     """Talk about the same things, in other words."""
     beginnings = ["Well,", "Now,", "I think that", "Let us see:", "So"]
     middles = ["the farmer", "the old apple tree", "a planet", "the capital of Spain", "each of the fields"]
-    ends = (
-        "stands there in the winter. has the longest day. is what we look at. owns three of them. comes before the others. "
-        "is larger than I thought. has forty-two of them. does not count here."
-    ).split(". ")  # noqa: SIM905 - a list would take a page
+    ends = [
+        "stands there in the winter",
+        "has the longest day",
+        "is what we look at",
+        "owns three of them",
+        "comes before the others",
+        "is larger than I thought",
+        "has forty-two of them",
+        "does not count here.",
+    ]
     return [f"{one} {two} {three}" for one in beginnings for two in middles for three in ends]
 
 

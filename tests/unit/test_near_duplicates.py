@@ -1,6 +1,7 @@
 """Near-duplicates: what is found is what comparing each with each finds."""
 
 import random
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tutelage.quality.near_duplicates import RECALL, NearDuplicates, bands_of, j
 LONG = "if you add the tops and the bottoms of both fractions what do you get and can it be less than a half of one"
 
 
-def groups_of(rows: list[tuple[str, ...]], folder: Path, threshold: float = 0.7) -> list[int]:
+def groups_of(rows: Sequence[tuple[str, ...]], folder: Path, threshold: float = 0.7) -> list[int]:
     with NearDuplicates(threshold, folder) as near:
         for row in rows:
             near.add(*row)
