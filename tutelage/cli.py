@@ -289,6 +289,8 @@ def export(
     request: Annotated[Request, Parameter(name="*")],
     out: Annotated[Path, OUT],
     force: bool = False,
+    push: str | None = None,
+    public: bool = False,
 ) -> int:
     """Makes training files of one run or several.
 
@@ -300,14 +302,26 @@ def export(
         The folder to write; it must be empty or not there.
     force
         Replace what is in the folder.
+    push
+        Send it to the Hugging Face Hub, too, as this data set: my-name/my-dataset. The token is HF_TOKEN's.
+    public
+        Let everybody see what is pushed; a data set is private without it.
     """
     from tutelage.errors import UserError
     from tutelage.exports.export import export as write
+    from tutelage.exports.push import check_push
+    from tutelage.exports.push import push as send
     from tutelage.generation.run_folder import find_run
 
     if not runs:
         raise UserError("say which run: `tutelage export RUN --format sft --out DIR`")
-    print(write([find_run(run) for run in runs], request, out=out, force=force))
+    if public and push is None:
+        raise UserError("`--public` is about what is pushed: say where to with `--push my-name/my-dataset`")
+    if push is not None:
+        check_push(push)
+    print(write([find_run(run) for run in runs], request, out=out, force=force), flush=True)
+    if push is not None:
+        print(send(out, push, public=public))
     return 0
 
 
@@ -518,6 +532,70 @@ def estimate(
     estimated = estimate_run(config, sample=sample, speed=speed, gpus=gpus, out=out, keep=keep, progress=True)
     print(estimated.model_dump_json(indent=2) if json else render(estimated))
     return estimated.exit_code
+
+
+@app.command
+def score(
+    run: str,
+    *,
+    out: Annotated[Path, OUT],
+    config: Path | None = None,
+    teacher: str | None = None,
+    adapter: str | None = None,
+    role: str = "tutor",
+    top_k: int | None = None,
+    samples: int | None = None,
+    force: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Has a teacher model say how likely it finds what was said: log-probabilities to distil from, as Parquet.
+
+    Interrupted, the same command goes on where it was.
+
+    Parameters
+    ----------
+    run
+        A run folder, or the name of one under runs/.
+    out
+        The folder to write; it must be empty or not there.
+    config
+        A config that names the teacher; the run's own if not given.
+    teacher
+        Which of the config's models; the one that plays the role if not given. It must share the tokenizer, and be served by
+        vLLM.
+    adapter
+        The adapter on it; the role's own if neither this nor another teacher is given.
+    role
+        Whose accepted turns are scored.
+    top_k
+        Keep so many of the likeliest tokens in each place; 20 if not given. More need vLLM's --max-logprobs.
+    samples
+        Keep so many tokens drawn in each place by their probabilities, instead: 12 do, and they are unbiased.
+    force
+        Replace an earlier export in the folder.
+    verbose
+        Log every retry.
+    """
+    from tutelage.generation.run_folder import find_run
+    from tutelage.generation.score import score as score_turns
+    from tutelage.telemetry.logs import configure_logs
+
+    configure_logs(verbose=verbose)
+    _end_politely()
+    summary = score_turns(
+        find_run(run),
+        out=out,
+        config=config,
+        teacher=teacher,
+        adapter=adapter,
+        role=role,
+        top_k=top_k,
+        samples=samples,
+        force=force,
+        progress=True,
+    )
+    print(summary)
+    return summary.exit_code
 
 
 @app.command
