@@ -278,8 +278,11 @@ def test_what_a_person_prefers_is_better_than_what_was_said(written_run: Any, tm
 
 
 def test_what_a_check_forbids_is_not_chosen_whoever_prefers_it(written_run: Any, tmp_path: Path) -> None:
-    """The reviews of the run's drafts are checks': they have no call."""
     written_run.add(ONE_TURN, brief=BRIEF)
+    path = written_run.path / "transcripts" / "0.jsonl"
+    line = orjson.loads(path.read_bytes())
+    line["turns"][0]["attempts"][0]["reviews"][0].pop("call", None)  # a check in code has none
+    path.write_bytes(orjson.dumps(line) + b"\n")
     written_run.decide(turn=0, by="ada", decision="prefer", text="It is 5/6.")
     rows, summary = exported(written_run, tmp_path / "out")
     assert said(rows) == [("revision", "Which parts?", "It is 5/6.")]
