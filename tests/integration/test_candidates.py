@@ -25,14 +25,18 @@ from tutelage import (
     Transcript,
     add_critique_loop,
     agenerate,
+    max_messages,
     read_transcripts,
     speak,
+    stop_or,
 )
 from tutelage.agents import critic, tutor
 from tutelage.dialogue.candidates import ByScore
 from tutelage.dialogue.cast import Player
 from tutelage.dialogue.nodes import Utterance, agents_of
 from tutelage.errors import GraphError, ShapeError
+from tutelage.exports.export import export
+from tutelage.exports.request import Request
 from tutelage.serving.chat_vllm import ChatVLLM
 from tutelage.testing import ScriptedModel, SimulatedEndpoint
 from tutelage.transcripts.messages import Prompts
@@ -375,3 +379,33 @@ async def test_scores_that_cannot_be_compared_are_refused(scores: dict[str, floa
     graph = one_turn(candidates=2, choose=ByScore(name="broken", scores=lambda *_: scores))
     with pytest.raises(GraphError, match=r"the scores 'broken' of a candidate are .*: give one number"):
         await the_turn(graph, ScriptedModel({"tutor": ["a", "b"]}))
+
+
+async def test_a_run_whose_candidates_were_scored_gives_pairs_of_one_prompt(
+    endpoint: SimulatedEndpoint, model: ChatVLLM, tmp_path: Path
+) -> None:
+    """From vLLM's `n` to rows for DPO: each pair's gap is wider than was asked for, and nothing forbidden is chosen."""
+    rubric = ByScore(name="rubric", scores=lambda _, draft: {"short": 100 / len(draft.text)})
+
+    def graph() -> StateGraph[Dialogue, Cast]:
+        built = StateGraph(Dialogue, context_schema=Cast)
+        add_critique_loop(
+            built, tutor, checks=[forbid("z")], candidates=6, choose=rubric, then=stop_or("tutor", max_messages())
+        )
+        built.add_edge(START, "tutor")
+        return built
+
+    await agenerate(settings(tmp_path), graph=graph, out=tmp_path / "run", models={"default": model})
+    transcript = the_transcript(tmp_path)
+    summary = export(tmp_path / "run", Request(format="dpo", gap=0.05, files="jsonl"), out=tmp_path / "out")
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "data" / "train-00000-of-00001.jsonl").read_text().splitlines()
+    ]
+    assert summary.left_out["vetoed"] > 0
+    assert summary.rows == len(rows) > 0
+    for row in rows:
+        attempts = {attempt.text: attempt for attempt in transcript.turns[row["turn"]].attempts}
+        chosen, rejected = (attempts[row[side][0]["content"]] for side in ("chosen", "rejected"))
+        assert (row["source"], row["margin"] > 0.05) == ("sibling", True)
+        assert chosen.call.prompt_sha256 == rejected.call.prompt_sha256
+        assert "z" not in chosen.text
