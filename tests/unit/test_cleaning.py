@@ -147,12 +147,11 @@ def test_pairs_steps_prompts_and_whole_dialogues_are_compared_by_what_is_learnt(
     ]
     rows = [{**each, **place(number)} for number, each in enumerate([*steps, steps[0]])]
     assert numbers(cleaned(rows, Request(format="prm"), tmp_path)[0]) == [0, 1]
-    prompts = [
-        {"prompt": turn(0, "", text)["prompt"], "answer": ["5/6"]}
-        for text in ("Is it 5/6?", "It is 2/5.", "is it 5/6?")
+    rows = [
+        {"prompt": turn(number, "", text)["prompt"], "question": "1/2 + 1/3?", "answer": [answer], **place(number)}
+        for number, (text, answer) in enumerate([("5/6?", "5/6"), ("2/5?", "5/6"), ("5/6?", "0.83"), (" 5/6?", "5/6")])
     ]
-    rows = [{**each, **place(number)} for number, each in enumerate(prompts)]
-    assert numbers(cleaned(rows, Request(format="grpo"), tmp_path)[0]) == [0, 1]
+    assert numbers(cleaned(rows, Request(format="grpo"), tmp_path)[0]) == [0, 1, 2]
     messages = [message("system", "You."), message("user", "Hello."), message("assistant", "Hi."), message("user", "?")]
     whole = [
         {"messages": [*messages, message("assistant", text)], "train": [False, False, train, False, True]}

@@ -25,7 +25,7 @@ class Compared:
     """What a row is compared by."""
 
     learnt: str
-    """The words that are learnt; of a pair both texts, of a row that is only a prompt the prompt."""
+    """The words that are learnt; of a pair both texts; of a row that is only a prompt the prompt, without instructions."""
     answered: str
     """What they answer: the last message of the prompt; of a reviewer's, from the draft on."""
     label: str = ""
@@ -51,7 +51,7 @@ def compared(row: Row) -> Compared:
         return Compared(JOINT.join(row["completions"]), _last(row["prompt"]), str(row["labels"]))
     if "prompt" in row:
         said = [message for message in row["prompt"] if message["role"] != "system"]
-        return Compared(_text(said), JOINT.join(texts_of(row.get("answer", []))))
+        return Compared(_text(said), JOINT.join(texts_of([row["question"], row["answer"]])))
     return Compared(JOINT.join(texts_of({name: row[name] for name in row if name not in IDENTITY})), "")
 
 
