@@ -37,6 +37,7 @@ from tutelage.dialogue.nodes import Utterance, agents_of
 from tutelage.errors import GraphError, ShapeError
 from tutelage.exports.export import export
 from tutelage.exports.request import Request
+from tutelage.exports.rows import LeftOut
 from tutelage.serving.chat_vllm import ChatVLLM
 from tutelage.testing import ScriptedModel, SimulatedEndpoint
 from tutelage.transcripts.messages import Prompts
@@ -401,7 +402,7 @@ async def test_a_run_whose_candidates_were_scored_gives_pairs_of_one_prompt(
     rows = [
         json.loads(line) for line in (tmp_path / "out" / "data" / "train-00000-of-00001.jsonl").read_text().splitlines()
     ]
-    assert summary.left_out["vetoed"] > 0
+    assert summary.left_out[LeftOut.VETOED] > 0
     assert summary.rows == len(rows) > 0
     for row in rows:
         attempts = {attempt.text: attempt for attempt in transcript.turns[row["turn"]].attempts}
