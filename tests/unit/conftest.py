@@ -20,12 +20,13 @@ SYSTEM = {"tutor": "You teach.", "student": "You learn."}
 
 STATUS = {
     **dict.fromkeys(("forced", "unseen", "scored"), "accepted"),
+    "checked": "rejected",
     **dict.fromkeys(("scored_lower", "vetoed"), "superseded"),
 }
 """What stands in a transcript for a fate that has a name of its own here."""
 
 Draft = tuple[str, str]
-"""Its words, and what became of it: `accepted`, `forced`, `rejected`, `superseded`; `unseen` (accepted, and looked at by
+"""Its words, and what became of it: `accepted`, `forced`, `rejected`, `superseded`; `checked` (rejected by code), `unseen` (accepted, and looked at by
 nobody), `scored` (accepted for its score), `scored_lower` (superseded), `vetoed` (by a check, and superseded)."""
 
 
@@ -94,7 +95,7 @@ def _reviews(fate: str, call: Call) -> list[Review]:
     revise = Review(role="critic", verdict="revise", issues=[issue], scores={"clarity": 0.2}, call=call)
     score = Review(role="best", verdict="accept", scores={"brevity": 0.5})
     veto = Review(role="keeps_the_answer", verdict="revise", issues=[issue])
-    of_fate = {"accepted": accept, "forced": revise, "rejected": revise, "vetoed": veto}
+    of_fate = {"accepted": accept, "forced": revise, "rejected": revise, "checked": veto, "vetoed": veto}
     return [of_fate[fate]] if fate in of_fate else [score] if fate.startswith("scored") else []
 
 

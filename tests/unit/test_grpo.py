@@ -86,6 +86,7 @@ def test_a_tutor_is_to_keep_the_answer_and_a_student_to_give_it(written_run: Any
         ("It is 0.8333.", 0.0, 1.0),
         ("Find a common denominator.", 0.0, 0.0),
         ("It is 2/5.", 1.0, 0.0),
+        ("It is 5/6, or it is 2/5.", 0.0, 0.0),
         ("", 0.0, 0.0),
     ],
 )
@@ -98,6 +99,19 @@ def test_rewards_tell_who_gives_the_answer_from_who_keeps_it(
     assert keeps_the_answer(messages, **columns(row, 2)) == [kept, 1.0]
     assert gives_the_answer(messages, **columns(row, 2)) == [given, 0.0]
     assert verified([text], **columns(row)) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"answer": ["chlorophyll", "leaf green"]}, "It is leaf green."), ({"language": "de"}, "Es sind fünf Sechstel.")],
+)
+def test_each_form_of_the_answer_counts_in_the_language_of_the_dialogue(
+    written_run: Any, tmp_path: Path, changes: Row, text: str
+) -> None:
+    lesson(written_run, ("tutor", "What is 1/2 in sixths?"))
+    [row], _ = exported(written_run, tmp_path / "out")
+    assert gives_the_answer([text], **columns({**row, **changes})) == [1.0]
+    assert gives_the_answer([text], **columns(row)) == [0.0]
 
 
 def test_reward_functions_take_whatever_else_the_trainer_knows(written_run: Any, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_role_at_whose_drafts_nobody_looked_has_no_rows(written_run: Any, tmp_
 
 def test_where_checks_sent_one_draft_back_those_that_they_let_pass_are_right(written_run: Any, tmp_path: Path) -> None:
     """A check writes nothing down about a draft that it lets pass."""
-    refused = ("student", [("5/6.", "rejected"), ("2/5.", "unseen")])
+    refused = ("student", [("5/6.", "checked"), ("2/5.", "unseen")])
     written_run.add(refused, ("tutor", [("Why?", "accepted")]), ("student", [("Fifths.", "unseen")]), brief=BRIEF)
     rows, _ = exported(written_run, tmp_path / "out", role="student")
     assert verdicts(rows) == {"5/6.": False, "2/5.": True, "Fifths.": True}

@@ -115,6 +115,14 @@ def test_a_role_that_nobody_judged_has_no_steps(written_run: Any, tmp_path: Path
         exported(written_run, tmp_path / "out", role="student")
 
 
+def test_what_a_judge_kept_is_a_step_where_no_reviewer_looked(written_run: Any, tmp_path: Path) -> None:
+    lesson(written_run)
+    written_run.decide(turn=0, by="judge:m", decision="keep")
+    rows, summary = exported(written_run, tmp_path / "out", role="student")
+    assert (rows["d0"]["completions"], rows["d0"]["labels"]) == (["Student: I am lost."], [True])
+    assert summary.left_out == {LeftOut.UNJUDGED: 1}
+
+
 def test_parquet_holds_the_same_rows(written_run: Any, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
