@@ -22,7 +22,7 @@ _PAIR: Final = frozenset({"prompt", "chosen", "rejected"})
 _DUMMY: Final = "[[dummy_message]]"
 """What Axolotl puts before a reply to see how a chat template writes it."""
 _HEAD: Final = """\
-# The part of a config that reads these rows, for `axolotl train`. Write this folder's path in place of `.` if you run it
+# The part of a config that reads these rows, for `axolotl train`. Write the path of `data` in full if you run it
 # elsewhere.
 """
 
@@ -54,7 +54,7 @@ def _config(settings: Mapping[str, Any], dataset: Mapping[str, Any]) -> Callable
 
     def beside(summary: "ExportSummary") -> Mapping[str, str]:
         def of(split: str) -> list[dict[str, Any]]:
-            return [{"path": ".", "split": split, **dataset}]
+            return [{"path": "data", "split": split, **dataset}]
 
         test = {"test_datasets": of("validation")} if "validation" in summary.splits else {}
         text = yaml.safe_dump({**settings, "datasets": of("train"), **test}, sort_keys=False)
