@@ -126,16 +126,25 @@ async def ascore(
     check_out(out, force=force)
     settings = load_config(read_run_yaml(run) if config is None else config)
     owed = _Owed(run, role)
-    if next(iter(owed), None) is None:
+    first = next(iter(owed), None)
+    if first is None:
         raise ExportError(owed.why_empty())
     raise_file_limit()
     async with AsyncExitStack() as stack:
         reached = await reach_teacher(
-            settings, role, teacher, adapter, owed.transcripts(), stack, k=top_k or TOP_K, samples=samples
+            settings,
+            role,
+            teacher,
+            adapter,
+            owed.transcripts(),
+            stack,
+            k=top_k or TOP_K,
+            samples=samples,
+            rendering=first.rendering,
         )
         summary = ScoreSummary(run=run, out=out, role=role, teacher=reached.teacher, likeness=reached.likeness)
         stack.enter_context(unhurried_collector())
-        await _Scoring(owed, reached.teacher, reached.fingerprint, summary).write(settings.concurrency, progress)
+        await _Scoring(owed, reached.teacher, reached.fingerprint, summary).write(reached.at_once, progress)
     return summary
 
 

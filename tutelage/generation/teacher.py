@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import math
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -34,6 +34,8 @@ PROBE: Final = (
     "http://example.org/?q=a%20b aaaaaaaaaaaaaaaaaaaaaaaa 0000000011111111 ZzZ"
 )
 """What two tokenizers that are not the same hardly take apart alike: words, numbers, blanks, code, eight scripts."""
+INSERTED: Final = 16
+"""How many tokens of its own a chat template may put before a reply: `<think>`, two line breaks, `</think>` and the like."""
 CONVERSATION: Final = (
     {"role": "user", "content": "What is a half?"},
     {"role": "assistant", "content": "One of two equal parts."},
@@ -177,7 +179,14 @@ class Teacher:
             return tokens
         # Templates take blanks off both ends.
         said = await self.text(tokens.ids[tokens.begin : -1], at)
-        return tokens if said.strip() == reply.strip() else Unscorable.WORDS_CHANGED
+        return tokens if said.strip() == reply.strip() else await self._behind_insertion(tokens, reply, at)
+
+    async def _behind_insertion(self, tokens: Tokens, reply: str, at: At) -> Tokens | Unscorable:
+        """The tokens where the template puts something of its own before a reply, as an empty thought: that is prompt, too."""
+        for begin in range(tokens.begin + 1, min(tokens.begin + 1 + INSERTED, len(tokens.ids) - 1)):
+            if await self.text(tokens.ids[begin:-1], at) in (reply, reply.strip()):
+                return Tokens(tokens.ids, begin)
+        return Unscorable.WORDS_CHANGED
 
     async def text(self, ids: Sequence[int], at: At = NOWHERE) -> str:
         """The text that tokens stand for.
@@ -223,6 +232,37 @@ class Teacher:
             for end, each in zip(ends, told, strict=True)
         ]
         return list(await asyncio.gather(*sampled))
+
+    async def departure(self, tokens: Tokens) -> float:
+        """By how much what it says of a reply departs from what it would draw there: the largest difference in probability.
+
+        Of an adapter that changes the last layer, vLLM 0.32 tells what is likely without that change.
+
+        Raises:
+            ConfigError: The endpoint takes no notice of what only vLLM knows.
+            CallError: The endpoint failed.
+        """
+        told = await self._told(tokens, NOWHERE)
+        looked_at = range(0, len(told), max(1, len(told) // 3))
+        drawn = await asyncio.gather(*(self._next(tokens.ids[: tokens.begin + number]) for number in looked_at))
+        pairs = zip((told[number] for number in looked_at), drawn, strict=True)
+        return max(difference for place, likely in pairs for difference in _differences(place, likely))
+
+    async def _next(self, before: Sequence[int]) -> dict[int, float]:
+        """How likely the likeliest tokens are that may come next, by their ids."""
+        asked = {
+            "prompt": list(before),
+            "max_tokens": 1,
+            "temperature": 1.0,
+            "logprobs": self.k,
+            "return_tokens_as_token_ids": True,
+        }
+        reply, endpoint = await self._post(COMPLETIONS, asked, NOWHERE)
+        try:
+            top = reply["choices"][0]["logprobs"]["top_logprobs"][0]
+            return {int(name.removeprefix("token_id:")): logprob for name, logprob in top.items()}
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+            raise ConfigError(_no_vllm(endpoint, "does not tell the ids of the tokens that it draws")) from None
 
     async def _told(self, tokens: Tokens, at: At) -> list["_Told"]:
         """What it tells of each place of a reply in one prefill."""
@@ -311,6 +351,12 @@ class _Told:
         whole = max(1.0, sums[-1])
         ranks = (bisect(sums, rng.random() * whole) for _ in range(samples))
         return [rank for rank in ranks if rank < len(sums)]
+
+
+def _differences(told: "_Told", drawn: Mapping[int, float]) -> Iterator[float]:
+    """In probability, of the tokens that both know; 1 where there is none."""
+    common = [(logprob, drawn[id_]) for id_, logprob in zip(told.ids, told.logprobs, strict=True) if id_ in drawn]
+    yield from (abs(math.exp(one) - math.exp(other)) for one, other in common) if common else (1.0,)
 
 
 def _prompt_logprobs(reply: Mapping[str, Any]) -> list[Any] | None:

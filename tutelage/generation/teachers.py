@@ -1,10 +1,10 @@
 """Which model is the teacher, and whether it can be: it must be a vLLM, and have the tokenizer of the model it teaches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 Likeness = Literal["the same model", "its tokenizer and chat template", "its tokenizer", "recorded token ids"]
 """What shows that the teacher takes text apart as the model that played the role does."""
+DEPARTS: Final = 0.2
+"""From which difference in a token's probability what is told is not what is drawn by; rounding comes to less."""
 LOOKED_AT: Final = 20
 """Replies with recorded token ids that are decoded by a teacher's tokenizer, where its model cannot be asked."""
 
@@ -30,6 +32,8 @@ class ReachedTeacher:
     teacher: Teacher
     fingerprint: Fingerprint
     likeness: Likeness
+    at_once: int
+    """How many turns it may be asked about at once."""
 
 
 async def reach_teacher(
@@ -42,6 +46,7 @@ async def reach_teacher(
     *,
     k: int,
     samples: int | None,
+    rendering: Mapping[str, Any],
 ) -> ReachedTeacher:
     """The teacher, which has shown that it gives what it is asked for.
 
@@ -54,6 +59,7 @@ async def reach_teacher(
         stack: Keeps connections and servers until it is left.
         k: The likeliest tokens that are asked for in each place.
         samples: The tokens that are drawn in each place instead.
+        rendering: What prompts are rendered with besides.
 
     Raises:
         ConfigError: There is no such model, it is no vLLM, or it has another tokenizer.
@@ -67,11 +73,14 @@ async def reach_teacher(
     fleets = await stack.enter_async_context(Fleets(config.folder, config.folder / "logs"))
     reached = await _reach(config, chosen, adapter, fleets, stack)
     teacher = Teacher(pool=reached.pool, model=reached.model, adapter=adapter, k=k, samples=samples, seed=config.seed)
-    fingerprint = await _examined(teacher, chosen)
+    fingerprint = await _examined(teacher, chosen, rendering)
     likeness: Likeness = "the same model"
     if chosen != student:
         likeness = await _likeness(config, role, student, teacher, fingerprint, transcripts)
-    return ReachedTeacher(teacher=teacher, fingerprint=fingerprint, likeness=likeness)
+    in_flight = config.models[chosen].in_flight
+    # vLLM 0.32 on a CPU dies of two prompts at once whose logprobs are asked of an adapter.
+    at_once = (in_flight or 1) if adapter else config.concurrency
+    return ReachedTeacher(teacher=teacher, fingerprint=fingerprint, likeness=likeness, at_once=at_once)
 
 
 def _model_of(config: Config, role: str) -> str | None:
@@ -100,7 +109,7 @@ async def _reach(config: Config, name: str, adapter: str | None, fleets: Fleets,
     return await reach_model(name, config, adapters, servers.get(name), stack, endless=False, on_request=None)
 
 
-async def _examined(teacher: Teacher, name: str) -> Fingerprint:
+async def _examined(teacher: Teacher, name: str, rendering: Mapping[str, Any]) -> Fingerprint:
     """Its tokenizer's and chat template's marks, once it has scored a short conversation as it will have to.
 
     Raises:
@@ -109,10 +118,15 @@ async def _examined(teacher: Teacher, name: str) -> Fingerprint:
     """
     try:
         fingerprint = await teacher.fingerprint()
-        tokens = await teacher.tokens(CONVERSATION[:-1], CONVERSATION[-1]["content"], {})
+        tokens = await teacher.tokens(CONVERSATION[:-1], CONVERSATION[-1]["content"], rendering)
         if isinstance(tokens, Unscorable):
             raise ConfigError(f"a short conversation cannot be scored: {tokens.about}")
         await replace(teacher, samples=None).places(tokens)
+        if teacher.adapter is not None and await teacher.departure(tokens) > DEPARTS:
+            raise ConfigError(
+                f"the logprobs of prompts under {teacher.adapter!r} are not those that it draws by: vLLM leaves what an "
+                "adapter changes in the last layer (lm_head) out of them. Merge the adapter into the model, and serve that"
+            )
     except AuthRefused:
         raise
     except (EndpointRefused, ConfigError) as error:

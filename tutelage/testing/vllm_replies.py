@@ -97,7 +97,7 @@ def reply_body(call: Call, choices: list[Choice], cached_tokens: int) -> bytes:
 def _choice_body(call: Call, index: int, choice: Choice) -> dict[str, Any]:
     body = {
         "index": index,
-        "logprobs": _logprobs(call, choice.tokens) if choice.logprob is None else _drawn_logprobs(choice),
+        "logprobs": _logprobs(call, choice.tokens) if choice.logprob is None else _drawn_logprobs(call, choice),
         "finish_reason": choice.finish_reason,
         "stop_reason": choice.stop_reason,
         "token_ids": token_ids(choice.tokens) if call.return_token_ids else None,
@@ -248,14 +248,13 @@ def _told(call: Call, before: str, token: str) -> dict[int, dict[str, Any]]:
     return dict(zip(token_ids(told), told.values(), strict=True))
 
 
-def _drawn_logprobs(choice: Choice) -> dict[str, Any]:
-    (token,) = choice.tokens
-    return {
-        "text_offset": [0],
-        "token_logprobs": [choice.logprob],
-        "tokens": [token],
-        "top_logprobs": [{token: choice.logprob}],
-    }
+def _drawn_logprobs(call: Call, choice: Choice) -> dict[str, Any]:
+    (token,), logprob = choice.tokens, choice.logprob
+    top = {**dict(likeliest(call.model, call.prompt[-1])[: call.top_logprobs or 0]), token: logprob}
+    if call.body.get("return_tokens_as_token_ids"):
+        token = f"token_id:{token_ids((token,))[0]}"
+        top = {f"token_id:{id_}": each for id_, each in zip(token_ids(top), top.values(), strict=True)}
+    return {"text_offset": [0], "token_logprobs": [logprob], "tokens": [token], "top_logprobs": [top]}
 
 
 def _ranked(token: str, alternatives: int) -> list[dict[str, Any]]:
