@@ -26,8 +26,11 @@ STATUS = {
 """What stands in a transcript for a fate that has a name of its own here."""
 
 Draft = tuple[str, str]
-"""Its words, and what became of it: `accepted`, `forced`, `rejected`, `superseded`; `checked` (rejected by code), `unseen` (accepted, and looked at by
-nobody), `scored` (accepted for its score), `scored_lower` (superseded), `vetoed` (by a check, and superseded)."""
+"""Its words, and what became of it.
+
+`accepted`, `forced`, `rejected` or `superseded`; and more closely `checked` (rejected by code), `unseen` (accepted, and
+looked at by nobody), `scored` (accepted for its score), `scored_lower` (superseded), `vetoed` (superseded, by a check).
+"""
 
 
 class WrittenRun:

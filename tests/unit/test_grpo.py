@@ -11,7 +11,7 @@ import pytest
 import tutelage
 from tutelage import Brief, Dialogue, read_transcripts
 from tutelage.checks.answers import gives
-from tutelage.checks.leaks import leaked_by
+from tutelage.checks.leaks import leaked_by, undecided
 from tutelage.dialogue.brief import Misconception
 from tutelage.errors import ExportError
 from tutelage.exports.export import export
@@ -86,7 +86,8 @@ def test_a_tutor_is_to_keep_the_answer_and_a_student_to_give_it(written_run: Any
         ("It is 0.8333.", 0.0, 1.0),
         ("Find a common denominator.", 0.0, 0.0),
         ("It is 2/5.", 1.0, 0.0),
-        ("It is 5/6, or it is 2/5.", 0.0, 0.0),
+        ("It is 5/6, or it is 2/5.", 0.5, 0.0),
+        ("It is 3/6 + 2/6.", 0.5, 0.0),
         ("", 0.0, 0.0),
     ],
 )
@@ -179,7 +180,7 @@ PLAYS = """\
 tutor: What is 1/2 in sixths?; student: Three sixths.; tutor: And 1/3?; student: 5/6!; tutor: Right.
 tutor: It is 5/6.; student: Oh.; tutor: See?
 tutor: Halves and thirds?; student: I say 2/5.; tutor: Draw it.; student: Then it is five sixths.
-tutor: Use a common denominator.; student: What is that?; tutor: A common denominator is one for both.
+tutor: 3/6 + 2/6?; student: Hm.; tutor: Use a common denominator.; student: A common what?; tutor: Think.
 student: 5/6; tutor: How so?
 """
 
@@ -200,14 +201,17 @@ def test_rewards_of_20_stored_dialogues_recompute_from_the_files(
     together = {name: [row[name] for row in rows] for name in rows[0]}
     stored = [row["reward"] for row in rows]
     assert verified([[{"role": "assistant", "content": row["reference"]}] for row in rows], **together) == stored
-    assert set(stored) == {0.0, 1.0}
+    assert set(stored) == {0.0, 1.0} if role == "student" else {0.0, 0.5, 1.0}
     transcripts = {transcript.id: transcript for transcript in read_transcripts(written_run.path)}
     for row in rows:
         transcript = transcripts[row["dialogue"]]
         turn = transcript.turns[row["turn"]]
         before: Dialogue = {"brief": transcript.brief, "turns": transcript.turns[: row["turn"]]}
-        right = gives(turn.text, BRIEF) if role == "student" else not leaked_by(before, turn.attempts[0])
-        assert row["reward"] == float(right), row
+        if role == "student":
+            assert row["reward"] == float(gives(turn.text, BRIEF)), row
+        else:
+            doubt = 0.5 if undecided(turn.text, BRIEF) else 1.0
+            assert row["reward"] == (0.0 if leaked_by(before, turn.attempts[0]) else doubt), row
 
 
 def rows_of(out: Path, files: FileKind) -> list[Row]:

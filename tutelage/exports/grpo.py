@@ -66,7 +66,9 @@ def columns(_: Request) -> dict[str, Column]:
         "giveaway": Column(TEXTS, "terms that would give the answer away, of those that were not said before"),
         "language": Column("text", "the language of the dialogue; empty for English"),
         "reference": Column("text", "what was said in the dialogue"),
-        "reward": Column("number", "what the verifier gives the reference: 1.0 or 0.0"),
+        "reward": Column(
+            "number", "what the verifier gives the reference: 1.0, 0.0, or 0.5 where only a judge could tell"
+        ),
         **IDENTITY,
         "turn": Column("integer", "the turn's index in the dialogue, from 0"),
         "seed": Column("number", "the seed that the reference was sampled with; null if none was sent"),

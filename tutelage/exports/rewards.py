@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from tutelage.checks.answers import gives
-from tutelage.checks.leaks import found
+from tutelage.checks.leaks import found, undecided
 from tutelage.dialogue.brief import Brief, Misconception
 
 Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 """What was said: a text, or messages, of which the last one counts."""
-Verifier: TypeAlias = Callable[[str, Brief], bool]
+Verifier: TypeAlias = Callable[[str, Brief], float]
+"""What a text is worth: 1.0 as it should be, 0.0 if not, 0.5 where only a judge could tell."""
 
 GIVES_THE_ANSWER: Final = "gives_the_answer"
 KEEPS_THE_ANSWER: Final = "keeps_the_answer"
@@ -27,7 +28,10 @@ def gives_the_answer(completions: Sequence[Completion], **columns: Any) -> list[
 
 
 def keeps_the_answer(completions: Sequence[Completion], **columns: Any) -> list[float]:
-    """1.0 for each completion that says something and does not give the answer away; else 0.0."""
+    """1.0 for each completion that says something and does not give the answer away; 0.0 for one that does.
+
+    0.5 where code cannot tell: it works the answer out (`half of 7200`), comes close to it, or offers it beside another.
+    """
     return verified(completions, **{**columns, "verifier": [KEEPS_THE_ANSWER] * len(completions)})
 
 
@@ -42,7 +46,7 @@ def verified(
     language: Sequence[str],
     **_: Any,
 ) -> list[float]:
-    """Each completion's reward by the verifier that its row names: 1.0 or 0.0.
+    """Each completion's reward by the verifier that its row names: 1.0, 0.5 or 0.0.
 
     Args:
         completions: What the policy said.
@@ -71,7 +75,7 @@ def reward(verifier: str, text: str, brief: Brief) -> float:
     Raises:
         KeyError: There is no such verifier.
     """
-    return float(VERIFIERS[verifier](text, brief))
+    return VERIFIERS[verifier](text, brief)
 
 
 def text_of(completion: Completion) -> str:
@@ -94,10 +98,16 @@ def brief_to_verify(
     )
 
 
-def _keeps(text: str, brief: Brief) -> bool:
+def _gives(text: str, brief: Brief) -> float:
+    return float(gives(text, brief))
+
+
+def _keeps(text: str, brief: Brief) -> float:
     # Who says nothing keeps the answer too, but a policy must not learn to be silent.
-    return bool(text.strip()) and found(text, brief) is None
+    if not text.strip() or found(text, brief) is not None:
+        return 0.0
+    return 0.5 if undecided(text, brief) else 1.0
 
 
-VERIFIERS: Final[Mapping[str, Verifier]] = {GIVES_THE_ANSWER: gives, KEEPS_THE_ANSWER: _keeps}
-"""By name, whether a text is as it should be."""
+VERIFIERS: Final[Mapping[str, Verifier]] = {GIVES_THE_ANSWER: _gives, KEEPS_THE_ANSWER: _keeps}
+"""By name, what a text is worth."""
