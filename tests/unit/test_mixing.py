@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from tutelage import Brief
 from tutelage.errors import ExportError
 from tutelage.exports.export import export
+from tutelage.exports.human_rows import HumanFile
 from tutelage.exports.manifest import read_manifest
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut
@@ -126,6 +127,18 @@ def test_people_s_rows_are_split_and_drawn_when_all_rows_had_to_be_seen_first(ru
     assert sum(row["origin"] == "synthetic" for row in rows) == 50
     assert share_of(rows) == pytest.approx(0.5, abs=0.02)
     assert summary.splits["validation"] > 10
+
+
+def test_no_more_of_people_s_rows_are_read_than_are_needed(
+    run: WrittenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may have millions."""
+    read: list[int] = []
+    row = HumanFile.row
+    monkeypatch.setattr(HumanFile, "row", lambda file, at: (read.append(at), row(file, at))[1])
+    _, rows = mixed(run, tmp_path / "out", by_people(tmp_path / "people.jsonl", 3000), real_share=0.2)
+    taken = sum(row["origin"] == "human" for row in rows)
+    assert taken <= len(read) <= taken + 3
 
 
 def test_bad_lines_are_named_and_counted(run: WrittenRun, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 WARN_FROM: Final = 3
 REFUSE_FROM: Final = 5
 """Generations."""
+_NOT_IMITATED: Final = (*TO_LOOK_AT, "grpo")
+"""Formats whose texts nobody learns to write: of what grpo rewards, the model itself is the author."""
 MOST_SYNTHETIC: Final = 0.5
 """The share of models' text in the mix from which more did harm (arXiv 2410.15226)."""
 
@@ -70,7 +72,7 @@ def concerns(summary: "ExportSummary") -> Iterator[tuple[str, str]]:
             f"generation {summary.generation}: models wrote it that were trained on what models wrote; each generation "
             f"loses what is rare, and from {REFUSE_FROM} on they are refused",
         )
-    if summary.request.format in TO_LOOK_AT or not summary.rows:
+    if summary.request.format in _NOT_IMITATED or not summary.rows:
         return
     if summary.request.mix and summary.real_share < summary.request.real_share - NEARLY:
         yield (
