@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tutelage.testing import ScriptedModel
 pytest.importorskip("huggingface_hub", reason="the extra push is not installed")
 
 ACCEPT = {"verdict": "accept", "issues": []}
-SCRIPT = {
+SCRIPT: dict[str, Any] = {
     "tutor": ["Which size must the parts have?"],
     "student": ["I am not sure."],
     "critic": [ACCEPT],

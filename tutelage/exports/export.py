@@ -60,7 +60,7 @@ def export(
                 raise ExportError(_why_empty(runs, summary))
             for name, text in layout.beside(summary).items():
                 (folder / name).write_text(text, encoding="utf-8")
-            (folder / CARD).write_text(dataset_card(summary), encoding="utf-8")
+            (folder / CARD).write_text(dataset_card(summary, runs), encoding="utf-8")
             write_manifest(folder, _manifest(summary, [*(each.name for each in folder.iterdir()), MANIFEST]))
     except OSError as error:
         raise ExportError(f"the export to {str(out)!r} failed, and nothing is left of it: {error}") from error
@@ -100,6 +100,7 @@ def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
 
 
 def _rows_of(judged: Judged, prompts: Prompts, summary: ExportSummary) -> Iterator[Row]:
+    summary.contents.count_decisions(judged)
     if judged.is_dropped:
         summary.left_out[LeftOut.DROPPED] += 1
         return

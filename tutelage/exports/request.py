@@ -67,5 +67,7 @@ class Request:
     """The share of the tokens that those of `mix` shall be."""
     any_generation: bool = False
     """Export also what models of the fifth generation and later wrote: trained on what models wrote that were trained on …"""
+    licence: str | None = None
+    """What the card is to name as the licence, as the Hub spells it: apache-2.0, cc-by-4.0, …"""
     seed: int = 0
     """Of what is drawn by chance: splits, balance, mix."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tutelage.dialogue.turn import Call
+from tutelage.exports.contents import Contents
 from tutelage.exports.layouts.layout import Layout
 from tutelage.exports.mixing import learnt_characters
 from tutelage.exports.request import FileKind, Request
@@ -58,12 +59,15 @@ class ExportSummary:
     """Completed dialogues by what they were made with."""
     briefs: set[str] = field(default_factory=set)
     """Those of the completed dialogues."""
+    contents: Contents = field(init=False)
+    """What its rows and dialogues are like."""
     columns: dict[str, Column] = field(init=False)
     """The columns of the rows, as they are laid out."""
     _columns: dict[str, Column] = field(init=False)
     _characters: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self.contents = Contents(self.request)
         self._columns = self.format.columns(self.request)
         self.columns = self.layout.columns(self._columns)
 
@@ -102,6 +106,7 @@ class ExportSummary:
             self.roles.setdefault(role, Counter())[player(call)] += completed
         if not completed:
             return
+        self.contents.count_dialogue(transcript)
         self.learnable.update(dict.fromkeys(self.format.roles(transcript)))
         self.turns += len(transcript.turns)
         self.briefs.add(transcript.brief.id)
@@ -116,6 +121,7 @@ class ExportSummary:
         """Counts a row that is written, as its format has it."""
         self.rows += 1
         self.splits[split] += 1
+        self.contents.count_row(split, row)
         self.learnt[row["origin"]] += learnt_characters(row)
         if row["origin"] == "human":
             self.mixed += 1

@@ -1,0 +1,167 @@
+"""What an export's rows and dialogues are like, for its card: counted while it is written.
+
+What is dear to measure is measured of a sample, whose members have the lowest hashes of their ids: the same rows and
+dialogues give the same sample, in whatever order and in however many runs they come.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from tutelage.exports.comparing import imitated
+from tutelage.exports.request import Request
+from tutelage.exports.rows import Row
+from tutelage.quality.agreement import THE_RUN, Agreement, Agreements, said_by_run, said_in
+from tutelage.quality.intervals import Missing
+from tutelage.quality.lesson_tables import as_text, sections
+from tutelage.quality.lessons import LessonTally
+from tutelage.quality.uniformity import Measures, measures_of
+from tutelage.transcripts.decisions import JUDGE, Judged
+from tutelage.transcripts.store import parse_transcript
+from tutelage.transcripts.transcript import Transcript
+
+ROWS: Final = 400
+"""Rows whose diversity is measured: as many as people's turns were."""
+DIALOGUES: Final = 500
+"""Completed dialogues that leaks, learning and claims are counted in."""
+KINDS: Final = ("source", "by", "label", "verifier")
+"""Columns whose values are counted: of what kinds of rows there are so many."""
+_LESSONS: Final = ("Answers given away", "The student's belief", "Learning", "Claims")
+"""Of `tutelage evaluate`, what says how the dialogues taught."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class SplitCount:
+    """What is in one split."""
+
+    rows: int = 0
+    briefs: set[str] = field(default_factory=set)
+
+
+class Contents:
+    """Counts rows and dialogues, and keeps a sample of each.
+
+    Args:
+        request: What was asked for.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.splits: dict[str, SplitCount] = {}
+        self.kinds: dict[str, Counter[str]] = {}
+        """By column, rows by its value."""
+        self.steps: Counter[str] = Counter()
+        """Of rows of steps, the steps that are right and wrong."""
+        self.authors: Counter[str] = Counter()
+        """Decisions about the completed dialogues, by author."""
+        self._agreements = Agreements()
+        # Where a row has the words of one turn, they compare with turns that people wrote.
+        self._is_by_turn = request.format in ("sft", "dpo", "kto") and not request.whole_dialogue
+        self._texts = _Sample[str](ROWS)
+        self._dialogues = _Sample[bytes](DIALOGUES)
+
+    def count_row(self, split: str, row: Row) -> None:
+        """Counts a row that is written, as its format has it."""
+        counted = self.splits.get(split)
+        if counted is None:
+            counted = self.splits[split] = SplitCount()
+        counted.rows += 1
+        if row["origin"] != "human":  # a row that was mixed in has no brief
+            counted.briefs.add(row["brief"])
+        for name in KINDS:
+            if name in row:
+                value = row[name]
+                kinds = self.kinds.setdefault(name, Counter())
+                kinds[value if isinstance(value, str) else str(value).lower()] += 1
+        if "labels" in row:
+            self.steps.update("right" if label else "wrong" for label in row["labels"])
+        if self._is_by_turn and row.get("label", True) and (place := self._texts.place_of(row["id"])) is not None:
+            self._texts.take(place, "\n".join(imitated(row)))
+
+    def count_dialogue(self, transcript: Transcript) -> None:
+        """Counts a completed dialogue."""
+        if (place := self._dialogues.place_of(f"{transcript.run}/{transcript.id}")) is not None:
+            self._dialogues.take(place, transcript.as_line())
+
+    def count_decisions(self, judged: Judged) -> None:
+        """Counts what was decided about a completed dialogue."""
+        if not judged.decisions:
+            return
+        self.authors.update(each.by for about in judged.decisions.values() for each in about)
+        self._agreements.count(said_in(judged.decisions.get(None, ())))
+        for turn in judged.transcript.turns:
+            said = said_in(judged.decisions.get(turn.index, ()))
+            if said and (by_run := said_by_run(turn)):
+                said = {**said, THE_RUN: by_run}
+            self._agreements.count(said)
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """How far those who judged the same agree."""
+        return self._agreements.found()
+
+    @property
+    def calibrations(self) -> list[Agreement]:
+        """Of these, those between a person and the run's reviewers or a judge: how far models can stand for people."""
+        return [each for each in self.agreements if sum(map(_is_a_persons, each.authors)) == 1]
+
+    def diversity(self) -> Measures | None:
+        """How much alike the rows' words are; None where a row is no turn, there is no word, or numpy is missing."""
+        texts = self._texts.items()
+        return measures_of(texts) if texts and find_spec("numpy") else None
+
+    def lessons(self, runs: Sequence[Path | str]) -> list[tuple[str, str]]:
+        """How the dialogues taught, as far as that was measured: what, and how often with its interval.
+
+        Args:
+            runs: The runs' folders, beside whose transcripts the report on their students may lie.
+        """
+        return list(self._lessons(runs))
+
+    def _lessons(self, runs: Sequence[Path | str]) -> Iterator[tuple[str, str]]:
+        tally = LessonTally()
+        for line in self._dialogues.items():
+            tally.add(parse_transcript(line))
+        measured = sections(tally.result(Path(runs[0])))
+        for title in _LESSONS:
+            for label, value in measured[title].items():
+                if not isinstance(value, Missing):
+                    yield f"{title}: {label}", as_text(value)
+        for run in runs:
+            students = LessonTally().result(Path(run)).selectivity
+            for student, value in students.items() if isinstance(students, dict) else ():
+                yield f"Selectivity of the student {student}", as_text(value)
+
+
+class _Sample(Generic[Item]):
+    """Those items with the lowest hashes of their ids."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: list[tuple[int, str, Item]] = []
+        """A heap of (-hash, id, item)."""
+
+    def place_of(self, id_: str) -> tuple[int, str] | None:
+        """What to `take` the item with, if it is one to be kept."""
+        place = -int.from_bytes(blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=8).digest()), id_
+        return place if len(self._kept) < self._size or place > self._kept[0][:2] else None
+
+    def take(self, place: tuple[int, str], item: Item) -> None:
+        if len(self._kept) < self._size:
+            heapq.heappush(self._kept, (*place, item))
+        else:
+            heapq.heapreplace(self._kept, (*place, item))
+
+    def items(self) -> list[Item]:
+        """By the hashes of their ids."""
+        return [item for *_, item in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+
+
+def _is_a_persons(author: str) -> bool:
+    return author != THE_RUN and not author.startswith(JUDGE)
