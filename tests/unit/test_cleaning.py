@@ -148,7 +148,7 @@ def test_pairs_steps_prompts_and_whole_dialogues_are_compared_by_what_is_learnt(
     rows = [{**each, **place(number)} for number, each in enumerate([*steps, steps[0]])]
     assert numbers(cleaned(rows, Request(format="prm"), tmp_path)[0]) == [0, 1]
     rows = [
-        {"prompt": turn(number, "", text)["prompt"], "question": "1/2 + 1/3?", "answer": [answer], **place(number)}
+        {"prompt": turn(0, "", text)["prompt"], "question": "1/2 + 1/3?", "answer": [answer], **place(number)}
         for number, (text, answer) in enumerate([("5/6?", "5/6"), ("2/5?", "5/6"), ("5/6?", "0.83"), (" 5/6?", "5/6")])
     ]
     assert numbers(cleaned(rows, Request(format="grpo"), tmp_path)[0]) == [0, 1, 2]
@@ -159,6 +159,17 @@ def test_pairs_steps_prompts_and_whole_dialogues_are_compared_by_what_is_learnt(
     ]
     rows = [{**each, **place(number, score=None)} for number, each in enumerate(whole)]
     assert numbers(cleaned(rows, replace(SFT, whole_dialogue=True), tmp_path)[0]) == [0, 1, 2]
+
+
+def test_prompts_of_one_dialogue_that_go_on_from_each_other_are_no_near_duplicates(tmp_path: Path) -> None:
+    said = [message("system", LONG), message("user", "Begin.")]
+    rows = []
+    for number, text in enumerate(["Which size?", "Why?", "And now?"]):
+        rows.append({"prompt": list(said), "question": "1/2 + 1/3?", "answer": ["5/6"], **place(number)})
+        said += [message("assistant", f"{LONG}, {LONG}"), message("user", text)]
+    rows.append({**rows[2], **place(9), "prompt": [message("system", f"{LONG} again"), *rows[2]["prompt"][1:]]})
+    stay, left_out = cleaned(rows, Request(format="grpo", dedup="near"), tmp_path)
+    assert numbers(stay) == [0, 1, 2] and left_out == {LeftOut.NEAR_DUPLICATE: 1}
 
 
 def earlier(folder: Path, rows: list[Row], **changes: Any) -> Path:

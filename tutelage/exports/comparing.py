@@ -25,11 +25,12 @@ class Compared:
     """What a row is compared by."""
 
     learnt: str
-    """The words that are learnt; of a pair both texts; of a row that is only a prompt the prompt, without instructions."""
+    """The words that are learnt; of a pair both texts; of a row that is only a prompt its last message."""
     answered: str
-    """What they answer: the last message of the prompt; of a reviewer's, from the draft on."""
+    """What they answer: the last message of the prompt; of a reviewer's, from the draft on; of a row that is only a prompt,
+    all before its last message."""
     label: str = ""
-    """What else is learnt: rows that say the same with other labels are no duplicates."""
+    """What else is learnt: rows that say the same with other labels, or ask another question, are no duplicates."""
 
     @property
     def digest(self) -> int:
@@ -50,8 +51,7 @@ def compared(row: Row) -> Compared:
     if "completions" in row:
         return Compared(JOINT.join(row["completions"]), _last(row["prompt"]), str(row["labels"]))
     if "prompt" in row:
-        said = [message for message in row["prompt"] if message["role"] != "system"]
-        return Compared(_text(said), JOINT.join(texts_of([row["question"], row["answer"]])))
+        return Compared(_last(row["prompt"]), _text(row["prompt"][:-1]), JOINT.join([row["question"], *row["answer"]]))
     return Compared(JOINT.join(texts_of({name: row[name] for name in row if name not in IDENTITY})), "")
 
 

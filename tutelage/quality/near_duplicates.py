@@ -14,7 +14,7 @@ What is held in memory is some tens of bytes a row; signatures and word sequence
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from importlib.util import find_spec
@@ -43,7 +43,7 @@ RECALL: Final = 0.98
 _SEED: Final = 20
 _BATCH: Final = 2000
 """Rows whose signatures are made at once."""
-_ROUNDS: Final = 16
+_ROUNDS: Final = 8
 """How many rows of a band's bucket all others in it are compared with, at most."""
 _REMEMBERED: Final = 4096
 _BYTES: Final = 4
@@ -164,10 +164,21 @@ class _Comparison:
     """Compares two rows by their sequences, which lie in a file."""
 
     def __init__(self, file: BinaryIO, ends: "Numbers", threshold: float) -> None:
+        import numpy as np
+
         self._file = file.fileno()
         self._ends = ends
         self._threshold = threshold
+        self._lengths = np.diff(ends).reshape(-1, 2)
         self._texts = lru_cache(maxsize=_REMEMBERED)(self._read)
+
+    def is_possible(self, ones: "Numbers", others: "Numbers") -> "NDArray[np.bool_]":
+        """Of many pairs, which may be near-duplicates: an index cannot be above the ratio of the sets' sizes."""
+        import numpy as np
+
+        first, second = self._lengths[ones], self._lengths[others]
+        possible: NDArray[np.bool_] = (np.minimum(first, second) >= self._threshold * np.maximum(first, second)).all(1)
+        return possible
 
     def __call__(self, one: int, other: int) -> bool:
         """Whether they are near-duplicates."""
@@ -194,11 +205,12 @@ def sequences(text: str) -> list[str]:
 
 def jaccard(one: frozenset[Any], other: frozenset[Any]) -> float:
     """What two sets have in common, as a share of all they hold; two empty ones are the same."""
-    together = len(one | other)
-    return len(one & other) / together if together else 1.0
+    common = len(one & other)
+    together = len(one) + len(other) - common
+    return common / together if together else 1.0
 
 
-def _unite(keys: "Keys", parents: "Numbers", alike: Callable[[int, int], bool]) -> None:
+def _unite(keys: "Keys", parents: "Numbers", alike: _Comparison) -> None:
     """Unites those rows that agree in a band and are alike: each is compared with the first one of its bucket.
 
     Those that are not alike it are a bucket of their own, so that one stranger in front does not keep the others apart.
@@ -216,13 +228,13 @@ def _unite(keys: "Keys", parents: "Numbers", alike: Callable[[int, int], bool]) 
         rows, firsts = rows[rest], firsts[rest]
         if not len(rows):
             return
-        apart = [
-            not _united(first, row, parents, alike) for first, row in zip(firsts.tolist(), rows.tolist(), strict=True)
-        ]
-        rows = rows[np.array(apart)]
+        apart = np.ones(len(rows), bool)
+        for pair in np.flatnonzero(alike.is_possible(firsts, rows)).tolist():
+            apart[pair] = not _united(int(firsts[pair]), int(rows[pair]), parents, alike)
+        rows = rows[apart]
 
 
-def _united(one: int, other: int, parents: "Numbers", alike: Callable[[int, int], bool]) -> bool:
+def _united(one: int, other: int, parents: "Numbers", alike: _Comparison) -> bool:
     """Unites two rows if they are alike; whether they are together now."""
     first, second = _root(parents, one), _root(parents, other)
     if first == second:
