@@ -137,19 +137,28 @@ def test_a_term_that_was_said_before_gives_nothing_away_any_more(written_run: An
 
 
 @pytest.mark.parametrize(
-    ("turns", "brief", "reasons"),
+    ("turns", "brief"),
     [
-        ([("tutor", "It is 5/6."), ("student", "Ah."), ("tutor", "Yes, 5/6.")], BRIEF, {LeftOut.ANSWER_KNOWN: 1}),
-        ([("tutor", "Well?"), ("student", "5/6"), ("tutor", "Yes, 5/6.")], BRIEF, {LeftOut.ANSWER_KNOWN: 1}),
+        ([("tutor", "It is 5/6."), ("student", "Ah."), ("tutor", "Yes, 5/6.")], BRIEF),
+        ([("tutor", "Well?"), ("student", "5/6"), ("tutor", "Yes, 5/6.")], BRIEF),
+        # A small number stands in any talk; who says little else has answered.
+        ([("tutor", "Well?"), ("student", "I think 3"), ("tutor", "Yes, 3.")], Brief(id="sides", answer=("3",))),
     ],
 )
 def test_rows_end_where_the_answer_is_in_sight(
-    written_run: Any, tmp_path: Path, turns: list[tuple[str, str]], brief: Brief, reasons: dict[LeftOut, int]
+    written_run: Any, tmp_path: Path, turns: list[tuple[str, str]], brief: Brief
 ) -> None:
     lesson(written_run, *turns, brief=brief)
     rows, summary = exported(written_run, tmp_path / "out")
     assert [row["turn"] for row in rows] == [0]
-    assert summary.left_out == reasons
+    assert summary.left_out == {LeftOut.ANSWER_KNOWN: 1}
+
+
+def test_what_a_person_said_gives_no_row(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(("tutor", []), ("student", [("Hm.", "unseen")]), ("tutor", [("Well?", "unseen")]), brief=BRIEF)
+    rows, summary = exported(written_run, tmp_path / "out")
+    assert [row["turn"] for row in rows] == [2]
+    assert summary.left_out == {LeftOut.A_PERSONS: 1}
 
 
 @pytest.mark.parametrize(
