@@ -1,5 +1,6 @@
 """Generation after generation: a run, its export, a model that was trained on it, that model's run …"""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from tutelage.errors import ConfigError, ExportError
 from tutelage.exports.export import export
 from tutelage.exports.manifest import read_manifest
 from tutelage.exports.request import Request
-from tutelage.testing import SimulatedEndpoint
+from tutelage.generation.daemon import Daemon
+from tutelage.testing import ScriptedModel, SimulatedEndpoint
 from tutelage.transcripts.transcript import Lineage
 
 SFT = Request(format="sft", files="jsonl")
@@ -105,3 +107,28 @@ def test_a_run_whose_model_was_trained_on_no_export_does_not_begin(tmp_path: Pat
     with pytest.raises(ConfigError, match="is no export"):
         play(tmp_path, endpoint, "run", models=models)
     assert not (tmp_path / "run").exists()
+
+
+async def test_a_reload_says_what_models_were_trained_on_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "briefs.jsonl").write_bytes(
+        orjson.dumps({"topic": "Sums", "question": "1 + 1?", "answer": "2"}) + b"\n"
+    )
+    path = tmp_path / "config.yaml"
+
+    def write(*, dialogues: int | None = None, **trained_on: Any) -> None:
+        model = {"url": "http://127.0.0.1:9/v1", "model": "scripted", **trained_on}
+        config = {"run": "r", "models": {"m": model}, "briefs": [{"from": "briefs.jsonl"}], "limits": {"messages": 2}}
+        path.write_text(yaml.safe_dump({**config, "target": {"dialogues": dialogues}, "watermarks": {"disk": 0}}))
+
+    write()
+    accept = [orjson.dumps({"verdict": "accept", "issues": []}).decode()]
+    script = {"tutor": ["Add them."], "student": ["Four."], "critic": accept, "fact_checker": accept}
+    daemon = Daemon(path, out=tmp_path / "run", models={"default": ScriptedModel(script)})
+    serving = asyncio.create_task(daemon.serve())
+    while b"tutelage_completed_dialogues 1.0" not in daemon.metrics():
+        assert not serving.done()
+        await asyncio.sleep(0.01)
+    write(dialogues=2, trained_on={"generation": 2})
+    await daemon.reload()
+    await serving
+    assert [each.lineage.generation for each in read_transcripts(tmp_path / "run")] == [1, 3]

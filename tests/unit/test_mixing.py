@@ -134,8 +134,13 @@ def test_no_more_of_people_s_rows_are_read_than_are_needed(
 ) -> None:
     """A file may have millions."""
     read: list[int] = []
-    row = HumanFile.row
-    monkeypatch.setattr(HumanFile, "row", lambda file, at: (read.append(at), row(file, at))[1])
+    row_at = HumanFile.row
+
+    def row(file: HumanFile, at: int) -> Row:
+        read.append(at)
+        return row_at(file, at)
+
+    monkeypatch.setattr(HumanFile, "row", row)
     _, rows = mixed(run, tmp_path / "out", by_people(tmp_path / "people.jsonl", 3000), real_share=0.2)
     taken = sum(row["origin"] == "human" for row in rows)
     assert taken <= len(read) <= taken + 3
