@@ -283,7 +283,7 @@ def test_a_prompt_that_is_not_the_runs_is_said(tmp_path: Path) -> None:
         ({"by": "nowhere.py:x"}, "there is no file"),
         ({"checks": ["mine.py:number"]}, "no check"),
         ({"checks": ["nowhere.at.all:x"]}, "does not import"),
-        ({"by": "critic", "role": "dean"}, "one of tutor, student"),
+        ({"by": "critic", "role": "dean"}, "one of student, tutor"),
     ],
 )
 def test_who_cannot_judge_is_told_who_could(tmp_path: Path, options: dict[str, Any], says: str) -> None:

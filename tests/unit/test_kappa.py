@@ -24,6 +24,13 @@ def test_kappa_of_two_raters_and_two_sayings() -> None:
     assert kappa({("yes", "yes"): 20, ("yes", "no"): 5, ("no", "yes"): 10, ("no", "no"): 15}).value == 0.4
 
 
+@pytest.mark.parametrize(("counts", "value"), [((45, 15, 25, 15), 0.1304), ((25, 35, 5, 35), 0.2593)])
+def test_kappa_of_raters_who_say_yes_more_or_less_often(counts: tuple[int, ...], value: float) -> None:
+    """Both agree on 60 of 100; by chance 54 and 46 are expected, by the shares of each of the two."""
+    sayings = [("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no")]
+    assert kappa(dict(zip(sayings, counts, strict=True))).value == value
+
+
 def test_kappa_and_its_standard_error_of_three_sayings() -> None:
     """Fleiss, Levin and Paik 2003, table 18.1 (100 subjects, three diagnoses): kappa .68, standard error .087."""
     table = [[75, 1, 4], [5, 4, 1], [0, 0, 10]]

@@ -58,6 +58,10 @@ class Judge(Protocol):
     def role(self) -> str:
         """The role in which it reviews."""
 
+    @property
+    def models(self) -> Sequence[str]:
+        """The names of the models that it asks."""
+
     async def opinion(self, dialogue: Dialogue) -> Opinion | None:
         """What it makes of the draft under review; None where there is nothing for it to judge.
 
@@ -79,8 +83,12 @@ class ModelJudge:
 
     @property
     def by(self) -> str:
+        return f"{JUDGE}{self.role}/{','.join(self.models)}"
+
+    @property
+    def models(self) -> Sequence[str]:
         player = self.cast.player(self.role)
-        return f"{JUDGE}{self.role}/{','.join(map(_model, (player, *player.panel)))}"
+        return [_model(each) for each in (player, *player.panel)]
 
     async def opinion(self, dialogue: Dialogue) -> Opinion | None:
         update = await self.node(dialogue, Runtime(context=self.cast))
@@ -108,6 +116,10 @@ class CodeJudge:
     @property
     def by(self) -> str:
         return f"{JUDGE}{self.role}/{self.source}"
+
+    @property
+    def models(self) -> Sequence[str]:
+        return ()
 
     async def opinion(self, dialogue: Dialogue) -> Opinion | None:
         reviews = checked(self.checks, dialogue, dialogue["attempts"][-1])
