@@ -177,8 +177,8 @@ class _Comparison:
         import numpy as np
 
         first, second = self._lengths[ones], self._lengths[others]
-        possible: NDArray[np.bool_] = (np.minimum(first, second) >= self._threshold * np.maximum(first, second)).all(1)
-        return possible
+        enough = np.minimum(first, second) >= self._threshold * np.maximum(first, second)
+        return np.logical_and(enough[:, 0], enough[:, 1])
 
     def __call__(self, one: int, other: int) -> bool:
         """Whether they are near-duplicates."""
