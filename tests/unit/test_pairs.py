@@ -249,7 +249,7 @@ def test_a_panels_scores_are_averaged() -> None:
 
 
 def exported(run: Any, out: Path, **options: Any) -> tuple[list[Row], Any]:
-    summary = export(run.path, Request(format="dpo", files="jsonl", **options), out=out)
+    summary = export(run.path, Request(format="dpo", files="jsonl", dedup="none", **options), out=out)
     return [orjson.loads(line) for path in out.rglob("*.jsonl") for line in path.read_bytes().splitlines()], summary
 
 
@@ -308,6 +308,23 @@ def test_what_a_judge_prefers_is_said_to_be_a_judges_and_no_persons(written_run:
     assert said(rows) == [("judge", "Which parts?", "It is 5/6.")]
     with pytest.raises(ExportError, match="nobody edited a turn of the role 'tutor' or preferred a draft"):
         exported(written_run, tmp_path / "people", pairs="people")
+
+
+def test_what_a_judge_prefers_does_not_count_where_a_person_kept_what_was_said(
+    written_run: Any, tmp_path: Path
+) -> None:
+    written_run.add(("tutor", [("Or sixths?", "superseded"), ("Which parts?", "accepted")]), brief=BRIEF)
+    written_run.decide(turn=0, by="judge:critic/other", decision="prefer", text="Or sixths?")
+    assert said(exported(written_run, tmp_path / "out")[0]) == [("judge", "Or sixths?", "Which parts?")]
+    written_run.decide(turn=0, by="ada", decision="keep")
+    with pytest.raises(ExportError, match=r"no pairs|left out"):
+        exported(written_run, tmp_path / "kept")
+
+
+def test_a_gap_below_zero_is_refused(written_run: Any, tmp_path: Path) -> None:
+    for gap in (-0.1, float("nan")):
+        with pytest.raises(ExportError, match="the gap between two scores cannot be"):
+            exported(written_run, tmp_path / "out", gap=gap)
 
 
 def test_a_turn_that_was_dropped_gives_no_pairs(written_run: Any, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def exported(run: Any, out: Path, **options: Any) -> tuple[list[Row], Any]:
-    summary = export(run.path, Request(format="sft", files="jsonl", **options), out=out)
+    summary = export(run.path, Request(format="sft", files="jsonl", dedup="none", **options), out=out)
     return [orjson.loads(line) for path in out.rglob("*.jsonl") for line in path.read_bytes().splitlines()], summary
 
 

@@ -41,18 +41,21 @@ def decided(judged: Judged, turn: Turn) -> Decided | None:
     about = judged.decisions.get(turn.index)
     if not about:
         return Decided(text=turn.text, attempt=said, forced=said.forced)
-    persons = [each for each in about if each.is_a_persons]
-    # A person who says anything but "drop" has looked at the words, and so have those whom it overrules.
-    heard = [each for each in persons if each.decision != "drop"] or [*about]
-    for each in reversed(heard):
+    that_count = heard(about)
+    for each in reversed(that_count):
         if each.decision == "edit" and each.text:
             return Decided(text=each.text, attempt=said, source="human" if each.is_a_persons else "judge")
-    for each in reversed(heard):
+    for each in reversed(that_count):
         preferred = preferred_by(each, turn.attempts)
         if preferred is not None and is_sound(preferred):
             return Decided(text=preferred.text, attempt=preferred)
-    kept = any(each.decision == "keep" for each in persons)
+    kept = any(each.is_a_persons and each.decision == "keep" for each in about)
     return Decided(text=turn.text, attempt=said, forced=said.forced and not kept)
+
+
+def heard(decisions: Sequence[Decision]) -> list[Decision]:
+    """The decisions that count of those about one turn: people's, or all where no person has spoken for any words."""
+    return [each for each in decisions if each.is_a_persons and each.decision != "drop"] or [*decisions]
 
 
 def preferred_by(decision: Decision, attempts: Sequence[Attempt]) -> Attempt | None:

@@ -141,6 +141,8 @@ def _refuse_what_means_nothing(request: Request) -> None:
             "no prompt holds what was thought before an earlier turn, so a whole dialogue cannot: leave out `reasoning` or "
             "`whole_dialogue`"
         )
+    if not request.gap >= 0:
+        raise ExportError(f"the gap between two scores cannot be {request.gap}: give 0 or more")
 
 
 _NO_PAIRS: Final = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tutelage.dialogue.turn import Attempt, Turn
 from tutelage.dialogue.weighing import is_sound
-from tutelage.exports.deciding import preferred_by, words_of
+from tutelage.exports.deciding import heard, preferred_by, words_of
 from tutelage.exports.pairs.pair import Pair, Source, compared
 from tutelage.exports.rows import LeftOut
 from tutelage.transcripts.decisions import Decision, Judged
@@ -19,12 +19,12 @@ def people(judged: Judged, turn: Turn, *, judges: bool) -> Iterator[Pair | LeftO
     Args:
         judged: The dialogue, and what was decided about it.
         turn: With all its drafts and candidates.
-        judges: Take what judges decided, too.
+        judges: Take what judges decided, too, where no person has spoken for any words.
     """
     if (said := turn.accepted) is None:
         return
     place = turn.attempts.index(said)
-    for number, decision in enumerate(judged.decisions.get(turn.index, ())):
+    for number, decision in enumerate(heard(judged.decisions.get(turn.index, ()))):
         if not (decision.is_a_persons or judges):
             continue
         if decision.decision == "edit" and decision.text:
