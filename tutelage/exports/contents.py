@@ -72,7 +72,7 @@ class Contents:
         if counted is None:
             counted = self.splits[split] = SplitCount()
         counted.rows += 1
-        if row["origin"] != "human":  # a row that was mixed in has no brief
+        if not is_mixed_in(row):
             counted.briefs.add(row["brief"])
         for name in KINDS:
             if name in row:
@@ -137,6 +137,11 @@ class Contents:
             students = LessonTally().result(Path(run)).selectivity
             for student, value in students.items() if isinstance(students, dict) else ():
                 yield f"Selectivity of the student {student}", as_text(value)
+
+
+def is_mixed_in(row: Row) -> bool:
+    """Whether a row comes from a file of people's rows, and so from no dialogue: it stands for one of its own."""
+    return bool(row["id"] == row["dialogue"] == row["brief"])
 
 
 class _Sample(Generic[Item]):

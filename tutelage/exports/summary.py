@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tutelage.dialogue.turn import Call
-from tutelage.exports.contents import Contents
+from tutelage.exports.contents import Contents, is_mixed_in
 from tutelage.exports.layouts.layout import Layout
 from tutelage.exports.mixing import learnt_characters
 from tutelage.exports.request import FileKind, Request
@@ -123,9 +123,8 @@ class ExportSummary:
         self.splits[split] += 1
         self.contents.count_row(split, row)
         self.learnt[row["origin"]] += learnt_characters(row)
-        if row["origin"] == "human":
-            self.mixed += 1
-        else:
+        self.mixed += row["origin"] == "human"
+        if not is_mixed_in(row):
             self.used.add(row["dialogue"])
         self.cut_off += row.get("finish_reason") == "length"
         for name, column in self._columns.items():
