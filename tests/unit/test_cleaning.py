@@ -9,12 +9,14 @@ from typing import Any
 import orjson
 import pytest
 
+from tutelage import Brief
 from tutelage.dialogue.view import DRAFT
 from tutelage.errors import ExportError
-from tutelage.exports.cleaning import LOG, clean
-from tutelage.exports.manifest import Manifest, write_manifest
+from tutelage.exports.cleaning import LOG, clean, scrub_log
+from tutelage.exports.export import export
+from tutelage.exports.manifest import Manifest, read_manifest, write_manifest
 from tutelage.exports.request import Request
-from tutelage.exports.rows import LeftOut
+from tutelage.exports.rows import SCRUBBED, LeftOut
 from tutelage.quality import near_duplicates
 
 Row = dict[str, Any]
@@ -72,7 +74,7 @@ def cleaned(rows: Iterable[Row], request: Request, folder: Path) -> tuple[list[t
     left_out = Counter[LeftOut]()
     files = set(folder.iterdir())
     stay = list(clean(rows, request, left_out=left_out, folder=folder))
-    assert set(folder.iterdir()) - files <= {folder / LOG}, "nothing that was put aside is left"
+    assert set(folder.iterdir()) == files, "nothing that was put aside is left"
     return stay, left_out
 
 
@@ -244,6 +246,10 @@ def test_personal_data_is_replaced_and_logged_by_place_without_its_words(tmp_pat
     ]
     stay, left_out = cleaned(rows, replace(SFT, scrub=True), tmp_path)
     assert numbers(stay) == [0, 2] and left_out == {LeftOut.DUPLICATE: 1}, "what differs in that alone is the same"
+    with scrub_log(Request(format="sft", scrub=True), tmp_path) as note:
+        for split, row in stay:
+            note(split, row)
+    del stay[0][1][SCRUBBED]
     assert stay[0][1] == turn(0, "Write to [EMAIL], or [PHONE].", "I am [EMAIL].")
     assert stay[1][1] == rows[2]
     text = (tmp_path / LOG).read_text()
@@ -374,6 +380,36 @@ def test_scores_that_nobody_gave_and_a_single_brief_are_errors(tmp_path: Path) -
         cleaned([turn(0, "Why?")], replace(SFT, best=0.5), tmp_path)
     with pytest.raises(ExportError, match="too few for 2 splits"):
         cleaned([turn(0, "Why?")], replace(SFT, validation=0.5), tmp_path)
+
+
+def test_an_export_is_cleaned_and_says_so(written_run: Any, tmp_path: Path) -> None:
+    """Its log names only rows that are in it, its card and summary count what is not, and its manifest lists the log."""
+    for number in range(6):
+        opening = f"Write to ada{number}@example.org. {numbered(6)[number]}"
+        written_run.add(
+            ("tutor", [(opening, "accepted")]),
+            ("student", [("It is 5/6.", "accepted")]),
+            ("tutor", [("Well done! Call +49 30 1234567.", "accepted")]),
+            brief=Brief(id=f"b{number}", topic="fractions"),
+            id_=f"d{number}",
+        )
+    request = replace(SFT, scrub=True, dedup="near", test=0.2, files="jsonl")
+    summary = export(written_run.path, request, out=tmp_path / "out")
+    lines = [orjson.loads(line) for line in (tmp_path / "out" / LOG).read_bytes().splitlines()]
+    rows = {
+        row["id"]: split
+        for split in ("train", "test")
+        for path in (tmp_path / "out" / "data").glob(f"{split}-*.jsonl")
+        for row in map(orjson.loads, path.read_bytes().splitlines())
+    }
+    assert summary.left_out[LeftOut.DUPLICATE] == 5 and len(rows) == 7 and set(rows.values()) == {"train", "test"}
+    learnt = {line["id"]: line["split"] for line in lines if line["place"].startswith("completion")}
+    assert learnt == rows
+    assert "5 duplicate" in str(summary) and "duplicate" in (tmp_path / "out" / "README.md").read_text()
+    assert LOG in read_manifest(tmp_path / "out").files
+    export(written_run.path, request, out=tmp_path / "out", force=True)
+    with pytest.raises(ExportError, match="exported before"):
+        export(written_run.path, replace(request, against=(tmp_path / "out",)), out=tmp_path / "again")
 
 
 def test_every_reason_says_what_it_means() -> None:

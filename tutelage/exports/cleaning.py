@@ -16,6 +16,7 @@ What goes is counted with its reason, once, at the first step that it fails.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ from tutelage.errors import ExportError
 from tutelage.exports.comparing import compared, imitated
 from tutelage.exports.earlier import check_earlier, earlier_rows
 from tutelage.exports.request import Request
-from tutelage.exports.rows import IDENTITY, LeftOut, Row
+from tutelage.exports.rows import IDENTITY, SCRUBBED, LeftOut, Row
 from tutelage.exports.whole_set import SCORES, balanced, in_one, split, the_best, without_near_duplicates
 from tutelage.quality.contamination import Benchmarks, read_benchmarks, texts_of
 from tutelage.quality.near_duplicates import LOWEST, need_libraries
@@ -35,8 +36,6 @@ from tutelage.quality.personal_data import scrubbed
 
 LOG: Final = "scrubbed.jsonl"
 """Beside the data: of each placeholder in it the row, the place, the kind; not what stood there, and no hash of it."""
-_SCRUBBED: Final = "_scrubbed"
-"""Where a row carries its lines of the log, until it is known to stay."""
 _THOUGHT: Final = re.compile(r"\A<think>\n.*?\n</think>\n\n", re.DOTALL)
 
 
@@ -49,7 +48,7 @@ def clean(
         rows: Those of all runs, in order. None is read before what is asked for was checked.
         request: What is asked for.
         left_out: Counts what is dropped, by its reason.
-        folder: The data set's folder, where rows are put aside and logs are written.
+        folder: The data set's folder, where rows are put aside.
 
     Raises:
         ExportError: What is asked for makes no sense, a file that it names cannot be read, or a library is missing.
@@ -70,8 +69,22 @@ def clean(
         rows = the_best(rows, request, left_out, folder)
     if request.balance_lengths:
         rows = balanced(rows, left_out, folder)
-    shared_out = split(rows, request, folder) if request.validation or request.test else in_one(rows)
-    return _logged(shared_out, folder / LOG) if request.scrub else shared_out
+    return split(rows, request, folder) if request.validation or request.test else in_one(rows)
+
+
+@contextmanager
+def scrub_log(request: Request, folder: Path) -> Iterator[Callable[[str, Row], None]]:
+    """Opens the log of what was replaced, if anything is to be; what it gives is told of each row that is written."""
+    if not request.scrub:
+        yield lambda *_: None
+        return
+    with (folder / LOG).open("wb") as file:
+
+        def note(split_: str, row: Row) -> None:
+            for line in row.get(SCRUBBED, ()):
+                file.write(orjson.dumps({"id": row["id"], "split": split_, **line}, option=orjson.OPT_APPEND_NEWLINE))
+
+        yield note
 
 
 def check(request: Request) -> None:
@@ -114,16 +127,7 @@ def _scrub(row: Row) -> Row:
         return value
 
     clean_row = {name: value if name in IDENTITY else clean_value(value, name) for name, value in row.items()}
-    return {**clean_row, _SCRUBBED: lines}
-
-
-def _logged(rows: Iterable[tuple[str, Row]], path: Path) -> Iterator[tuple[str, Row]]:
-    """Writes down what was replaced in the rows that stay."""
-    with path.open("wb") as log:
-        for name, row in rows:
-            for line in row.pop(_SCRUBBED):
-                log.write(orjson.dumps({"id": row["id"], "split": name, **line}, option=orjson.OPT_APPEND_NEWLINE))
-            yield name, row
+    return {**clean_row, SCRUBBED: lines} if lines else clean_row
 
 
 def _staying(
@@ -158,7 +162,7 @@ def _is_artefact(text: str, role: str) -> bool:
 
 
 def _contaminated(benchmarks: Benchmarks, row: Row) -> LeftOut | None:
-    texts = texts_of({name: value for name, value in row.items() if name not in IDENTITY and name != _SCRUBBED})
+    texts = texts_of({name: value for name, value in row.items() if name not in IDENTITY and name != SCRUBBED})
     return LeftOut.IN_A_BENCHMARK if any(map(benchmarks.touch, texts)) else None
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from tutelage.dialogue.prompt import JOINT
 from tutelage.dialogue.view import DRAFT
-from tutelage.exports.rows import IDENTITY, Row
+from tutelage.exports.rows import IDENTITY, SCRUBBED, Row
 from tutelage.quality.contamination import texts_of
 
 _MOST_TASKS: Final = 10_000
@@ -52,7 +52,9 @@ def compared(row: Row) -> Compared:
         return Compared(JOINT.join(row["completions"]), _last(row["prompt"]), str(row["labels"]))
     if "prompt" in row:
         return Compared(_last(row["prompt"]), _text(row["prompt"][:-1]), JOINT.join([row["question"], *row["answer"]]))
-    return Compared(JOINT.join(texts_of({name: row[name] for name in row if name not in IDENTITY})), "")
+    return Compared(
+        JOINT.join(texts_of({name: row[name] for name in row if name not in IDENTITY and name != SCRUBBED})), ""
+    )
 
 
 def imitated(row: Row) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Final
 from tutelage.errors import ExportError
 from tutelage.exports.card import FILE as CARD
 from tutelage.exports.card import dataset_card
-from tutelage.exports.cleaning import clean
+from tutelage.exports.cleaning import clean, scrub_log
 from tutelage.exports.dpo import DPO
 from tutelage.exports.folder import moved_when_whole, refuse_to_replace
 from tutelage.exports.formats import FORMATS
@@ -75,6 +75,7 @@ def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> 
     with (
         Mix(request, columns, left_out=left_out, folder=folder) as mix,
         layout.open(folder, summary.files, summary.columns) as files,
+        scrub_log(request, folder) as note_scrubbed,
     ):
         rows = clean(mix.add_to(_rows(runs, summary)), request, left_out=left_out, folder=folder)
         for split, row in mix.take_share(rows):
@@ -83,6 +84,7 @@ def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> 
                 summary.left_out[laid_out] += 1
             else:
                 files.write(split, laid_out)
+                note_scrubbed(split, row)
                 summary.count_row(split, row)
 
 

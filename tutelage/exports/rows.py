@@ -15,6 +15,8 @@ from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript
 
 Row: TypeAlias = dict[str, Any]
+SCRUBBED: Final = "scrubbed"
+"""Where a row carries, beside its columns, what the log of replaced personal data is to say of it, if it is written."""
 Messages: TypeAlias = list[dict[str, str]]
 Kind: TypeAlias = "str | Sequence[Kind] | Mapping[str, Kind]"
 """What a column holds: "text", "integer", "number" (which alone may be null), "flag", [kind] for a list, or {name: kind}."""
