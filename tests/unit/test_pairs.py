@@ -198,6 +198,12 @@ def test_no_candidate_is_chosen_that_a_check_forbids_or_that_was_sent_back_or_fo
     assert texts(siblings(*turn_of(scored("other", good=0.0), forced), gap=0.5)) == [LeftOut.FORCED]
 
 
+def test_a_candidate_that_was_said_is_not_chosen_where_somebody_wrote_other_words() -> None:
+    turn, said = turn_of(scored("other", good=0.0), scored("said", "accepted", good=1.0))
+    edited = Decided(text="a person's", attempt=said.attempt, source="human")
+    assert texts(siblings(turn, edited, gap=0.5)) == [LeftOut.REPLACED]
+
+
 def test_a_forbidden_candidate_may_be_the_worse_one() -> None:
     vetoed = draft("bad", "superseded", checked_by("rubric", scores={"good": 0.0}), checked_by("leak", issue()))
     assert texts(siblings(*turn_of(vetoed, scored("said", "accepted", good=1.0)), gap=0.5)) == [("said", "bad")]
@@ -222,6 +228,7 @@ def test_a_turn_gives_its_clearest_pairs_and_no_more_than_a_few() -> None:
     found = texts(siblings(*turn_of(*candidates, scored("said", "accepted", good=5.0)), gap=0.5))
     assert found.count(LeftOut.CAPPED) == len(list(itertools.combinations(range(6), 2))) - MOST_PAIRS
     pairs = [each for each in found if not isinstance(each, LeftOut)]
+    assert len(pairs) == MOST_PAIRS
     assert pairs[0] == ("said", "candidate 0")
     assert set(pairs[1:3]) == {("said", "candidate 1"), ("candidate 4", "candidate 0")}
 
