@@ -148,6 +148,18 @@ def test_samples_are_of_one_size_however_long_the_run() -> None:
     assert long.measures.compression_ratio == pytest.approx(short.measures.compression_ratio, rel=0.03)
 
 
+def test_fewer_turns_than_a_sample_are_measured_as_a_smaller_sample_that_compares() -> None:
+    texts = sentences(399)
+    tally = DiversityTally()
+    for number, text in enumerate(texts):
+        tally.add(transcript(number, [text]))
+    report = tally.result(texts)
+    assert (report.groups[0].turns, report.groups[0].measures.texts) == (399, POINT)
+    assert report.human is not None
+    assert report.human.texts == POINT
+    assert MEASURES[0].human(report.human.texts) is not None
+
+
 def test_a_curve_falls_where_the_words_run_out_and_stays_bounded() -> None:
     rich, poor = sentences(6000, seed=1), sentences(6000, seed=2, words=WORDS[:12])
     tally = DiversityTally()

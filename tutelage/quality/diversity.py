@@ -29,7 +29,7 @@ from tutelage.transcripts.transcript import Transcript
 SAMPLE: Final = 400
 """Turns that are measured of each group: as many as people's were."""
 POINT: Final = 100
-"""Turns that are measured for each point in time."""
+"""Turns that are measured for each point in time, and of groups that have more than these and fewer than a sample."""
 POINTS: Final = 24
 """A curve has at least so many points, once there are turns enough, and fewer than twice as many."""
 
@@ -45,7 +45,7 @@ class Group(BaseModel):
     generation: int | None
     """Of the dialogues (`lineage.generation`); None: all."""
     turns: int
-    """How many there are; `measures.texts` of them were measured."""
+    """How many there are; `measures.texts` of them were measured: 400, or 100 where there are fewer than 400."""
     measures: Measures
 
 
@@ -74,7 +74,7 @@ class DiversityReport(BaseModel):
     over_time: dict[str, list[Point]]
     """By role, in the order in which dialogues were finished. Each point has 100 turns, so that they compare."""
     human: Measures | None = None
-    """Of texts by people that were given to compare with."""
+    """Of texts by people that were given to compare with; of so many as of the smallest group that compares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +212,14 @@ class DiversityTally:
         for number, text in enumerate(human):
             if text.strip():
                 by_people.add(_Drawn(_hash(f"{self._seed}/{number}"), text))
+        groups = [group for role, players in self._groups.items() for group in self._groups_of(role, players)]
+        compare = min((group.measures.texts for group in groups if group.measures.texts >= POINT), default=self._size)
         return DiversityReport(
             sample=self._size,
             seed=self._seed,
-            groups=[group for role, players in self._groups.items() for group in self._groups_of(role, players)],
+            groups=groups,
             over_time={role: list(curve.points()) for role, curve in self._curves.items()},
-            human=measures_of(by_people.texts()) if by_people.seen else None,
+            human=measures_of(by_people.texts()[:compare]) if by_people.seen else None,
         )
 
     def _groups_of(self, role: str, players: "dict[tuple[str, int], _Sample]") -> Iterator[Group]:
@@ -225,13 +227,9 @@ class DiversityTally:
             together = _Sample(self._size)
             for sample in players.values():
                 together.take(sample)
-            yield Group(
-                role=role, model=None, generation=None, turns=together.seen, measures=measures_of(together.texts())
-            )
+            yield Group(role=role, model=None, generation=None, turns=together.seen, measures=together.measures())
         for (model, generation), sample in sorted(players.items()):
-            yield Group(
-                role=role, model=model, generation=generation, turns=sample.seen, measures=measures_of(sample.texts())
-            )
+            yield Group(role=role, model=model, generation=generation, turns=sample.seen, measures=sample.measures())
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -260,6 +258,11 @@ class _Sample:
         self.seen += other.seen
         for kept in other._kept:
             self._keep(kept)
+
+    def measures(self) -> Measures:
+        """Of all that was kept, if that is a whole sample; else of a smaller sample, so that it compares with others."""
+        texts = self.texts()
+        return measures_of(texts if len(texts) == self._size else texts[:POINT])
 
     def texts(self) -> list[str]:
         return [text for _, text in sorted(self._kept, reverse=True)]
