@@ -113,6 +113,11 @@ def answer_in_sight(dialogue: Dialogue) -> bool:
     return bool(attempts) and (attempts[-1].private.get("reveals") is True or undecided(attempts[-1].text, brief))
 
 
+def brings_into_sight(turn: Turn, brief: Brief) -> bool:
+    """Whether the answer is in sight after a turn, or given by the student, whatever was before."""
+    return _stands_in(turn.text, brief) or has_answered((turn,), brief)
+
+
 def unsaid_terms(brief: Brief, turns: Sequence[Turn]) -> tuple[str, ...]:
     """The giveaway terms that stand neither in the question nor in what was said."""
     return tuple(term for term in brief.giveaway if not _is_known(term, brief, turns))

@@ -9,7 +9,7 @@ The columns `answer`, `predicts` and `giveaway` are for the verifier. No prompt 
 
 from collections.abc import Iterator
 
-from tutelage.checks.leaks import TUTOR, has_answered, is_in_sight, unsaid_terms
+from tutelage.checks.leaks import TUTOR, brings_into_sight, is_in_sight, unsaid_terms
 from tutelage.dialogue.turn import Turn
 from tutelage.exports.request import Request
 from tutelage.exports.rewards import GIVES_THE_ANSWER, KEEPS_THE_ANSWER, brief_to_verify, reward
@@ -47,7 +47,7 @@ def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | L
                 yield LeftOut.ANSWER_KNOWN
             else:
                 yield _row(transcript, turn, transcript.turns[:place], prompts)
-        is_known = is_known or _brings_the_answer(turn, transcript)
+        is_known = is_known or brings_into_sight(turn, transcript.brief)
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
@@ -84,10 +84,6 @@ GRPO = Format(
     columns=columns,
     about="reinforcement learning: what one role was shown, and what its reply is verified against",
 )
-
-
-def _brings_the_answer(turn: Turn, transcript: Transcript) -> bool:
-    return is_in_sight({"brief": transcript.brief, "turns": [turn]}) or has_answered([turn], transcript.brief)
 
 
 def _row(transcript: Transcript, turn: Turn, before: list[Turn], prompts: Prompts) -> Row | LeftOut:

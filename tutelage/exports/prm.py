@@ -83,7 +83,8 @@ def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | L
 
 def roles(transcript: Transcript) -> Iterator[str]:
     """Whose drafts somebody looked at."""
-    yield from (role for role in {turn.role for turn in transcript.turns} if is_reviewed(transcript, role))
+    speakers = dict.fromkeys(turn.role for turn in transcript.turns)
+    yield from (role for role in speakers if is_reviewed(transcript, role))
 
 
 def columns(_: Request) -> dict[str, Column]:
