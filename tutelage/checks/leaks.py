@@ -5,7 +5,7 @@ precision .91 and recall .94 there, against .48 where the problem already held i
 where the answer would be new, and a judge where it is in sight or where the text only leads up to it: `half of 7200`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -118,9 +118,9 @@ def brings_into_sight(turn: Turn, brief: Brief) -> bool:
     return _stands_in(turn.text, brief) or has_answered((turn,), brief)
 
 
-def unsaid_terms(brief: Brief, turns: Sequence[Turn]) -> tuple[str, ...]:
-    """The giveaway terms that stand neither in the question nor in what was said."""
-    return tuple(term for term in brief.giveaway if not _is_known(term, brief, turns))
+def unsaid_terms(terms: Iterable[str], texts: Sequence[str], language: str | None = None) -> tuple[str, ...]:
+    """Those of some giveaway terms that stand in none of the texts."""
+    return tuple(term for term in terms if not any(mentions(text, (term,), language=language) for text in texts))
 
 
 def leaked_by(dialogue: Dialogue, attempt: Attempt) -> Sequence[Issue]:
@@ -207,7 +207,7 @@ def _new_leak(text: str, brief: Brief, turns: Sequence[Turn]) -> Leak | None:
 
 def _is_known(term: str, brief: Brief, turns: Sequence[Turn]) -> bool:
     said = (brief.question or "", brief.topic or "", *(turn.text for turn in turns))
-    return any(mentions(text, (term,), language=brief.language) for text in said)
+    return not unsaid_terms((term,), said, brief.language)
 
 
 def _is_in_question(brief: Brief) -> bool:

@@ -7,7 +7,7 @@ then on code cannot tell a reply that gives it from one that repeats it.
 The columns `answer`, `predicts` and `giveaway` are for the verifier. No prompt holds them unless the role was shown them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tutelage.checks.leaks import TUTOR, brings_into_sight, is_in_sight, unsaid_terms
 from tutelage.dialogue.turn import Turn
@@ -33,21 +33,24 @@ from tutelage.transcripts.transcript import Transcript
 
 def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One row for each turn of the role before which nobody had given the answer."""
-    transcript = judged.transcript
-    is_known = is_in_sight({"brief": transcript.brief, "turns": []})
-    for place, turn in enumerate(transcript.turns):
+    transcript, brief = judged.transcript, judged.transcript.brief
+    is_known = is_in_sight({"brief": brief, "turns": []})
+    unsaid = unsaid_terms(brief.giveaway, (brief.question or "", brief.topic or ""), brief.language)
+    for turn in transcript.turns:
         if turn.role == request.role:
             if not turn.attempts:
                 yield LeftOut.A_PERSONS
-            elif not transcript.brief.answer:
+            elif not brief.answer:
                 yield LeftOut.NO_ANSWER
             elif judged.drops(turn.index):
                 yield LeftOut.DROPPED
             elif is_known:
                 yield LeftOut.ANSWER_KNOWN
             else:
-                yield _row(transcript, turn, transcript.turns[:place], prompts)
-        is_known = is_known or brings_into_sight(turn, transcript.brief)
+                yield _row(transcript, turn, unsaid, prompts)
+        if not is_known:
+            is_known = brings_into_sight(turn, brief)
+            unsaid = unsaid_terms(unsaid, (turn.text,), brief.language)
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
@@ -86,14 +89,14 @@ GRPO = Format(
 )
 
 
-def _row(transcript: Transcript, turn: Turn, before: list[Turn], prompts: Prompts) -> Row | LeftOut:
+def _row(transcript: Transcript, turn: Turn, unsaid: Sequence[str], prompts: Prompts) -> Row | LeftOut:
     brief, said = transcript.brief, accepted(turn)
     verifier = KEEPS_THE_ANSWER if turn.role == TUTOR else GIVES_THE_ANSWER
     about: Row = {
         "question": brief.question or "",
         "answer": list(brief.answer),
         "predicts": (brief.misconception and brief.misconception.predicts) or "",
-        "giveaway": list(unsaid_terms(brief, before)),
+        "giveaway": list(unsaid),
         "language": brief.language or "",
     }
     try:
