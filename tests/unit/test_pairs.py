@@ -209,9 +209,11 @@ def test_a_forbidden_candidate_may_be_the_worse_one() -> None:
     assert texts(siblings(*turn_of(vetoed, scored("said", "accepted", good=1.0)), gap=0.5)) == [("said", "bad")]
 
 
-def test_candidates_without_common_scores_and_with_the_same_words_make_no_pair() -> None:
+def test_candidates_without_common_scores_or_words_of_their_own_make_no_pair() -> None:
     unscored = draft("a", "superseded")
     assert texts(siblings(*turn_of(unscored, scored("b", "accepted", good=1.0)), gap=0.5)) == [LeftOut.UNSCORED]
+    empty = scored("  ", good=0.0)
+    assert texts(siblings(*turn_of(empty, scored("b", "accepted", good=1.0)), gap=0.5)) == [LeftOut.EMPTY]
     same = scored("the  same", good=0.0)
     assert texts(siblings(*turn_of(same, scored("the same", "accepted", good=1.0)), gap=0.5)) == [LeftOut.IDENTICAL]
 
