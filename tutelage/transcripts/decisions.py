@@ -85,42 +85,57 @@ class Judged:
 
 
 class Decisions:
-    """The decisions about a run's dialogues.
+    """The decisions about a run's dialogues. They are held as their lines, which take a quarter of the room.
 
     Args:
         decisions: In the order in which they were made.
     """
 
     def __init__(self, decisions: Iterable[Decision] = ()) -> None:
-        last: dict[str, dict[tuple[int | None, str], Decision]] = defaultdict(dict)
+        self._lines: dict[str, bytearray] = defaultdict(bytearray)
+        """By dialogue."""
+        self._latest: tuple[str | None, dict[tuple[int | None, str], Decision]] = (None, {})
+        """The dialogue that was asked about last, and what was decided about it, by turn and author."""
         for each in decisions:
-            last[each.id][each.turn, each.by] = each
-        self._by_dialogue = last
+            self.add(each.id, each.as_line())
+
+    def add(self, id_: str, line: bytes) -> None:
+        """Takes a decision about a dialogue, as its line."""
+        self._lines[id_] += line
+        self._latest = (None, {})
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_dialogue.values()))
+        return sum(len(self._last(id_)) for id_ in self._lines)
 
     def __iter__(self) -> Iterator[Decision]:
         """Those that count: of each author about each thing the last."""
-        for about in self._by_dialogue.values():
-            yield from about.values()
+        for id_ in self._lines:
+            yield from self._last(id_).values()
 
     def __contains__(self, decision: object) -> bool:
         """Whether this very decision counts already."""
         if not isinstance(decision, Decision):
             return False
-        return self._by_dialogue.get(decision.id, {}).get((decision.turn, decision.by)) == decision
+        return self._last(decision.id).get((decision.turn, decision.by)) == decision
 
     def has(self, id_: str, turn: int | None, by: str) -> bool:
         """Whether an author has decided about a turn, or about a whole dialogue."""
-        return (turn, by) in self._by_dialogue.get(id_, {})
+        return (turn, by) in self._last(id_)
 
     def about(self, transcript: Transcript) -> Judged:
         """The transcript with what was decided about it."""
         by_turn: dict[int | None, list[Decision]] = defaultdict(list)
-        for decision in self._by_dialogue.get(transcript.id, {}).values():
+        for decision in self._last(transcript.id).values():
             by_turn[decision.turn].append(decision)
         return Judged(transcript=transcript, decisions=by_turn)
+
+    def _last(self, id_: str) -> dict[tuple[int | None, str], Decision]:
+        if id_ not in self._lines:
+            return {}
+        if self._latest[0] != id_:
+            decisions = map(Decision.model_validate_json, self._lines[id_].rstrip().split(b"\n"))
+            self._latest = (id_, {(each.turn, each.by): each for each in decisions})
+        return self._latest[1]
 
 
 class DecisionFile:
@@ -178,14 +193,14 @@ def read_decisions(run: Path | str, *, on_skip: Callable[[str], None] | None = N
     if not path.exists():
         return Decisions()
     skip = on_skip or (lambda what: log.warning("decision_skipped", line=what))
-    decisions = []
+    decisions = Decisions()
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                decisions.append(Decision.model_validate_json(line))
+                decisions.add(Decision.model_validate_json(line).id, line.rstrip() + b"\n")
             except ValidationError as error:
                 skip(f"{path}, line {number}: {why_not(error)}")
-    return Decisions(decisions)
+    return decisions
 
 
 def why_not(error: ValidationError) -> str:
