@@ -151,8 +151,9 @@ class ExportSummary:
             )
         if self.cut_off:
             lines.append(f"  {self.cut_off:,} rows end where the model had no tokens left (finish_reason: length)")
-        lengths = (f"{name} {length:,.0f}" for name, length in self.mean_characters.items())
-        return "\n".join([*lines, f"  mean characters: {', '.join(lengths)}"])
+        if lengths := [f"{name} {length:,.0f}" for name, length in self.mean_characters.items()]:
+            lines.append(f"  mean characters: {', '.join(lengths)}")
+        return "\n".join(lines)
 
 
 def _calls(transcript: Transcript) -> Iterator[tuple[str, Call]]:
