@@ -40,7 +40,7 @@ def out_of_turn(messages: Messages, *, ends: str) -> LeftOut | None:
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         return LeftOut.SYSTEM_LATER
-    spoken = roles[1:] if roles[0] == "system" else roles
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
     by_turns = all(role == ("user", "assistant")[place % 2] for place, role in enumerate(spoken))
     return None if by_turns and spoken and spoken[-1] == ends else LeftOut.NO_ALTERNATION
 
