@@ -44,9 +44,9 @@ class Request:
     dedup: Literal["exact", "near", "none"] = "exact"
     """Rows whose words came before are left out: the same words, or nearly the same (needs the extra quality)."""
     near: float = 0.7
-    """For dedup near: from which Jaccard similarity of their 5-grams two rows are near-duplicates."""
+    """From which Jaccard similarity of their 5-grams two rows are near-duplicates, 0.5 to 1: for dedup near, and for splits."""
     against: tuple[Path, ...] = ()
-    """Earlier exports: rows that say what one of theirs says are left out."""
+    """Earlier exports of the same format for trl: rows that say what one of theirs says are left out."""
     drop_artefacts: bool = False
     """Leave out rows whose learnt words have meta-text, labels, template tokens, or are cut off."""
     benchmarks: tuple[Path, ...] = ()
@@ -54,11 +54,11 @@ class Request:
     scrub: bool = False
     """Put placeholders for e-mail addresses, telephone numbers and the like, and write down what was replaced."""
     best: float | None = None
-    """Keep only this share of the rows, those with the highest scores."""
+    """For sft and dpo: keep only this share of the scored rows, those with the highest score or margin."""
     balance_lengths: bool = False
     """For dpo: leave out pairs until chosen and rejected texts are about equally long on average."""
     validation: float = 0.0
-    """The share of the briefs whose rows make a split of their own, for validation."""
+    """The share of the rows that make a split of their own, for validation: whole briefs (needs the extra quality)."""
     test: float = 0.0
     """The same, for testing."""
     mix: tuple[Path, ...] = ()
