@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from zlib import crc32
 
@@ -139,7 +140,8 @@ def ngram_similarity(texts: Sequence[Words]) -> "NDArray[Any]":
         for gram in (*_ngrams(words, 1), *_ngrams(words, 2)):
             row[crc32(" ".join(gram).encode()) % _COLUMNS] += 1
     counts /= np.linalg.norm(counts, axis=1, keepdims=True)
-    similarity: NDArray[Any] = counts @ counts.T
+    with _one_thread():
+        similarity: NDArray[Any] = counts @ counts.T
     return similarity
 
 
@@ -150,7 +152,8 @@ def vendi_score(similarity: "NDArray[Any]") -> float:
         similarity: [n, n], symmetric, positive semidefinite, with 1 on its diagonal.
     """
     np = _numpy()
-    shares = np.linalg.eigvalsh(similarity / len(similarity))
+    with _one_thread():
+        shares = np.linalg.eigvalsh(similarity / len(similarity))
     shares = shares[shares > 0]
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
@@ -159,9 +162,20 @@ def _ngrams(words: Words, n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[start:] for start in range(n)), strict=False)
 
 
+def _one_thread() -> AbstractContextManager[Any]:
+    """For matrices of this size, threads of BLAS wait more than they work: beside a run, five times the CPU time."""
+    from threadpoolctl import threadpool_limits
+
+    one: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return one
+
+
 def _numpy() -> Any:
     try:
         import numpy
+        import threadpoolctl  # noqa: F401 - its absence is to be told with numpy's
     except ImportError as error:
-        raise ExportError("measures of diversity need numpy: pip install 'tutelage[quality]'") from error
+        raise ExportError(
+            f"measures of diversity need {error.name}, which is not installed: pip install 'tutelage[quality]'"
+        ) from error
     return numpy
