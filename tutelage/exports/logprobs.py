@@ -3,7 +3,7 @@
 A row has the tokens of the prompt and the reply, the mask of those that are to be learnt, and for each of these what the
 teacher says of its place: its likeliest tokens, or tokens drawn by their probabilities, with the probability of all others
 as one number. Log-probabilities are natural and kept as half-precision numbers: of one below 1, 2, 4 or 8 the error is at
-most .0002, .0005, .001 or .002, and so the probabilities of a place add up to 1 within .001.
+most .00025, .0005, .001 or .002, and so the probabilities of a place add up to 1 within .001.
 
 Sources: DistillKit's recipe of scoring afterwards; "Sparse Logit Sampling" (arXiv:2503.16870) for drawn tokens, whose mean is
 the teacher's distribution, as that of its likeliest tokens is not.

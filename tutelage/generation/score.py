@@ -22,6 +22,7 @@ from tutelage.errors import (
     AuthRefused,
     CallError,
     ConfigError,
+    EndpointRefused,
     EndpointUnreachable,
     ExportError,
     ModelNotServed,
@@ -298,7 +299,7 @@ class _Scoring:
             raise
         except CallError as error:
             log.warning("turn_not_scored", id=row["id"], reason=error.reason, error=str(error))
-            return Unscorable.FAILED
+            return Unscorable.REFUSED if isinstance(error, EndpointRefused) else Unscorable.FAILED
         if isinstance(tokens, Unscorable):
             return tokens
         if isinstance(places, Unscorable):

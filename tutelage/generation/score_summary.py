@@ -125,7 +125,7 @@ A second pass gave them, after the dialogues were over: one prefill of each turn
 | tokenizer | `{fingerprint.tokenizer[:16]}` |
 | chat template | `{fingerprint.chat_template[:16]}` |
 
-Log-probabilities are natural, and half-precision numbers: the error of one below 1, 2, 4 or 8 is at most .0002, .0005, .001
+Log-probabilities are natural, and half-precision numbers: the error of one below 1, 2, 4 or 8 is at most .00025, .0005, .001
 or .002. Prompts are rendered by the teacher's chat template.
 
 ## Columns

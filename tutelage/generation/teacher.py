@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from tutelage.errors import AuthRefused, ConfigError, ContextExceeded, EndpointRefused, ModelNotServed
+from tutelage.errors import ConfigError, ContextExceeded
 from tutelage.exports.logprobs import CLOSES_WITHIN, Place, tail_of
 from tutelage.serving.endpoint_pool import EndpointPool
 
@@ -80,7 +80,7 @@ _ABOUT: Final = {
     Unscorable.WORDS_CHANGED: "the chat template makes something else of the reply than its words",
     Unscorable.NO_STOP_TOKEN: "the chat template ends a reply with no token of its own",
     Unscorable.TOO_LONG: "prompt and reply do not fit the teacher's context",
-    Unscorable.REFUSED: "the chat template does not take these messages",
+    Unscorable.REFUSED: "the endpoint refused it; the log says why",
     Unscorable.FAILED: "the endpoint gave no answer after all retries",
 }
 
@@ -160,6 +160,7 @@ class Teacher:
             at: Whose tokens they are.
 
         Raises:
+            EndpointRefused: Its chat template does not take these messages, for one.
             CallError: The endpoint failed.
         """
         whole = [*prompt, {"role": "assistant", "content": reply}]
@@ -168,12 +169,7 @@ class Teacher:
             {"messages": whole, "add_generation_prompt": False, "continue_final_message": True},
             {"messages": whole, "add_generation_prompt": False},
         )
-        try:
-            rendered = await asyncio.gather(*(self._tokenize({**each, **rendering}, at) for each in asked))
-        except (AuthRefused, ModelNotServed):
-            raise
-        except EndpointRefused:  # the template does not take these messages, or changes the reply
-            return Unscorable.REFUSED
+        rendered = await asyncio.gather(*(self._tokenize({**each, **rendering}, at) for each in asked))
         tokens = aligned(*rendered)
         if isinstance(tokens, Unscorable):
             return tokens
@@ -182,7 +178,7 @@ class Teacher:
         return tokens if said.strip() == reply.strip() else await self._behind_insertion(tokens, reply, at)
 
     async def _behind_insertion(self, tokens: Tokens, reply: str, at: At) -> Tokens | Unscorable:
-        """The tokens where the template puts something of its own before a reply, as an empty thought: that is prompt, too."""
+        """The tokens where the template puts something of its own before a reply, an empty thought: to us, it is prompt."""
         for begin in range(tokens.begin + 1, min(tokens.begin + 1 + INSERTED, len(tokens.ids) - 1)):
             if await self.text(tokens.ids[begin:-1], at) in (reply, reply.strip()):
                 return Tokens(tokens.ids, begin)

@@ -82,7 +82,7 @@ class Replier:
         digest = hashlib.blake2b(call.messages + call.sampling, digest_size=8)
         digest.update(f"{call.model}/{source}".encode())
         key = int.from_bytes(digest.digest())
-        if call.draws_next and self._hook is None and fault is None:
+        if call.draws_next and self._hook is None and self._spoilt(call, fault) is None:
             banned = banned_by(call.body.get("logit_bias"))
             drawn = draw_next(call.model, call.prompt[-1], Random(key), banned, call.n)
             return [Choice(tokens=(token,), finish_reason="length", logprob=logprob) for token, logprob in drawn]

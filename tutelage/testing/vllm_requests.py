@@ -136,7 +136,7 @@ def read_call(api: Api, body: dict[str, Any], headers: Mapping[str, str], config
     messages, prompt = _read_prompt(api, body)
     offers, calling = _read_tools(api, body, config)
     greedy = _number(body, "temperature", 1.0, 0, 2) == 0
-    n = int(_number(body, "n", 1, 1, 128))
+    n = int(_number(body, "n", 1, 1, 16_384))
     if greedy and n > 1:
         raise bad_request(f"n must be 1 when using greedy sampling, got {n}.")
     schema, shape = _read_shape(body)
