@@ -100,16 +100,16 @@ def _draw_measure(sheet: "Axes", measure: Measure, lines: Sequence[_Line], band:
         left, right = sorted((place(band.low), place(band.high)))
         middle, height = (top + 20 + bottom) / 2, bottom - top - 18
         sheet.barh(middle, max(right - left, 3), left=left, height=height, color=BAND)
-        said = f"people {_value(measure, band.low)} to {_value(measure, band.high)}"
+        said = f"people {value_of(measure, band.low)} to {value_of(measure, band.high)}"
         if band.low == band.high:
-            said = f"people {_value(measure, band.low)}"
+            said = f"people {value_of(measure, band.low)}"
         sheet.text(WIDTH, top + 11, said, color=MUTED, size=SMALL, ha="right", va="center")
     sheet.text(0, top + 11, words(measure.title), va="center")
     for number, line in enumerate(lines):
         y = top + 30 + _LINE * number
         sheet.plot([4, 4 + _SCALE], [y, y], color=GRID, linewidth=1, zorder=1)
         sheet.plot([place(line.value)], [y], "o", color=line.colour, markersize=8, markeredgecolor=PAPER)
-        sheet.text(WIDTH - 64, y, _value(measure, line.value), size=SMALL, ha="right", va="center", weight="bold")
+        sheet.text(WIDTH - 64, y, value_of(measure, line.value), size=SMALL, ha="right", va="center", weight="bold")
         sheet.text(WIDTH - 58, y, words(line.label, 11), color=line.colour, size=SMALL, va="center")
 
 
@@ -156,5 +156,6 @@ def _is_alone(group: Group, groups: Sequence[Group]) -> bool:
     return sum(each.role == group.role for each in groups) == 1
 
 
-def _value(measure: Measure, value: float) -> str:
+def value_of(measure: Measure, value: float) -> str:
+    """A value of a measure, as it is printed."""
     return percent(value) if measure.name == "near_duplicates" else f"{value:,.{measure.decimals}f}"

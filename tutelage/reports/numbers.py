@@ -55,6 +55,8 @@ class RunNumbers(_Numbers):
     timeline: list[Window]
     diversity: DiversityReport
     origins: list[Origin]
+    real_share: float
+    """How much people wrote of what its models were trained on: the least of all dialogues; 1 for base models."""
     parents: dict[str, int]
     """By model or source, the dialogues that were made with it."""
     decisions: DecisionCount | None

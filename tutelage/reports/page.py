@@ -14,10 +14,11 @@ from typing import Final
 import jinja2
 from markupsafe import Markup, escape
 
+from tutelage.quality.diversity import MEASURES
 from tutelage.quality.intervals import Missing, Rate
 from tutelage.quality.lesson_tables import Value, as_text, sections
 from tutelage.reports.canvas import PAGE_NAMES, SERIES, percent
-from tutelage.reports.diversity_pictures import diversity_over_time_picture, diversity_picture
+from tutelage.reports.diversity_pictures import diversity_over_time_picture, diversity_picture, value_of
 from tutelage.reports.examples import Draft
 from tutelage.reports.numbers import ReportNumbers, RunNumbers
 from tutelage.reports.pictures import (
@@ -86,6 +87,8 @@ def as_page(report: ReportNumbers) -> str:
             tables=list(_tables(report.runs)),
             empty=[run.run for run in report.runs if not run.statistics.dialogues],
             several=len(report.runs) > 1,
+            measures=MEASURES,
+            valued=value_of,
             variable=PAGE_NAMES.__getitem__,
         )
     )
@@ -175,6 +178,7 @@ def _glance(runs: Sequence[RunNumbers]) -> Table:
         "graph": [", ".join(run.lessons.graphs) or "none" for run in runs],
         "written by": [", ".join(run.parents) or "unknown" for run in runs],
         "generation": [_generations(run) for run in runs],
+        "written by people, of what taught its models": [percent(run.real_share) for run in runs],
         "turns of a dialogue": [_turns(run) for run in runs],
         "tokens written": [f"{sum(each.completion_tokens for each in run.statistics.calls):,}" for run in runs],
         "last finished": [_finished(run) for run in runs],

@@ -174,7 +174,9 @@ def tokens_picture(run: RunNumbers, most: int) -> Picture | None:
     prompt, cached = (sum(getattr(each, name) for each in calls) for name in ("prompt_tokens", "cached_tokens"))
     rest = len(calls) - len(bars)
     return Picture(
-        title=f"{percent(cached / prompt if prompt else 0)} of the prompts' tokens came from the cache",
+        title=f"{percent(cached / prompt)} of the prompts' tokens came from the cache"
+        if cached
+        else "No token of a prompt came from a cache",
         svg=bars_svg(bars),
         key=((GOOD, "written"), (MIDDLING, "read anew"), (GRID, "read from the cache")),
         note=f"Not shown: {_many(rest, 'role')} with fewer tokens." if rest > 0 else "",
@@ -267,12 +269,13 @@ def time_picture(run: RunNumbers, roles: Sequence[str]) -> Picture | None:
         _draw_rates(axes, lines, colours)
         axes.set(xlim=(1, run.statistics.dialogues), xlabel="dialogues, as they were finished")
         draw_end_labels(axes, {name: line[-1][1].share for name, line in lines.items()}, colours)
-    first, last = run.timeline[0].completed, run.timeline[-1].completed
-    apart = first.low > last.high or last.low > first.high
+    drifts = (
+        f"{_capital(name)}: from {percent(line[0][1].share)} to {percent(line[-1][1].share)}"
+        for name, line in lines.items()
+        if line[0][1].low > line[-1][1].high or line[-1][1].low > line[0][1].high
+    )
     return Picture(
-        title=f"Completed dialogues went from {percent(first.share)} to {percent(last.share)}"
-        if apart
-        else "No clear drift in what was completed",
+        title="; ".join(drifts) or "No clear drift over the run",
         svg=drawn.svg,
         note=f"Windows of {run.timeline[0].dialogues:,} dialogues, with 95 % intervals: completed ones, and turns whose "
         "first draft was accepted. Short dialogues end first, so the last windows hold the long ones.",

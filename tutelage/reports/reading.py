@@ -94,6 +94,7 @@ class _RunTally:
         self._drafts: dict[str, list[int]] = {}
         self._origins: Counter[tuple[str, int]] = Counter()
         self._parents: Counter[str] = Counter()
+        self._real_share = 1.0
 
     def skip(self, what: str) -> None:
         """Counts a line that cannot be read, and says so."""
@@ -109,6 +110,7 @@ class _RunTally:
         self._briefs.add(transcript.brief.id)
         self._origins[transcript.lineage.origin, transcript.lineage.generation] += 1
         self._parents.update(transcript.lineage.parents)
+        self._real_share = min(self._real_share, transcript.lineage.real_share)
         if transcript.outcome.status == "completed":
             self._turns[len(transcript.turns)] += 1
         self._add_turns(transcript)
@@ -132,6 +134,7 @@ class _RunTally:
                 Origin(origin=origin, generation=generation, dialogues=count)
                 for (origin, generation), count in sorted(self._origins.items())
             ],
+            real_share=round(self._real_share, 4),
             parents=dict(self._parents.most_common()),
             decisions=self._decided(),
             examples=self._examples.result(),
