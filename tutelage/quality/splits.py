@@ -2,8 +2,9 @@
 
 The groups stand in an order that is drawn from the seed and their briefs' names alone. The test split takes groups from
 the front until it has its share of the rows, then the validation split. So the same rows are always split the same; and
-when more rows come, with or without new briefs, groups move only where a split's border moves: those in the middle of a
-split stay. That no group ever moves cannot be had together with shares that are met.
+when more rows come, with or without new briefs, groups move only where a split's border moves, or where new rows are
+near-duplicates in two groups: those in the middle of a split stay. That no group ever moves cannot be had together with
+shares that are met.
 """
 
 import hashlib
@@ -54,7 +55,8 @@ def splits_of(rows: Mapping[str, int], shares: Mapping[str, float], seed: int) -
     if len(rows) <= len(wanted):
         raise ExportError(
             f"there are {len(rows)} groups of briefs, too few for {len(wanted) + 1} splits: rows of one brief, and of briefs "
-            "that have near-duplicates in common, stay together. Export without a split, or more briefs"
+            "that have near-duplicates in common, stay together. Export more briefs, or without a split; or with dedup near, "
+            "which leaves out what holds briefs together"
         )
     order = sorted(rows, key=lambda group: _drawn(seed, group))
     splits = dict.fromkeys(rows, TRAIN)
