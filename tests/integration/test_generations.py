@@ -16,6 +16,7 @@ from tutelage.exports.export import export
 from tutelage.exports.manifest import read_manifest
 from tutelage.exports.request import Request
 from tutelage.generation.daemon import Daemon
+from tutelage.generation.doctor import examine
 from tutelage.testing import ScriptedModel, SimulatedEndpoint
 from tutelage.transcripts.transcript import Lineage
 
@@ -107,6 +108,8 @@ def test_a_run_whose_model_was_trained_on_no_export_does_not_begin(tmp_path: Pat
     with pytest.raises(ConfigError, match="is no export"):
         play(tmp_path, endpoint, "run", models=models)
     assert not (tmp_path / "run").exists()
+    (found,) = examine(tmp_path / "run.yaml")
+    assert (found.exit_code, "models.m.trained_on" in found.text) == (2, True)
 
 
 async def test_a_reload_says_what_models_were_trained_on_from_then_on(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tutelage.generation.brief_checks import brief_check
 from tutelage.generation.casting import prompt_library
 from tutelage.generation.demands import check_panels, models_of, parts_of
 from tutelage.generation.findings import Finding, Level, Notes, render
+from tutelage.generation.lineage import with_training_read
 from tutelage.generation.model_examination import examine_embedded, examine_models
 from tutelage.generation.probing import Part
 from tutelage.generation.registry import LoadedGraph, load_graph
@@ -56,7 +57,7 @@ def examine(config: Path | str, *, out: Path | str | None = None) -> list[Findin
 
 async def _examine(path: Path, out: Path | None) -> list[Finding]:
     try:
-        config = load_config(path)
+        config = with_training_read(load_config(path))
     except ConfigError as error:
         return [*Notes("Config").problem(str(error))]
     subject = _Subject.of(config)
