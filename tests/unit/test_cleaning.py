@@ -1,5 +1,6 @@
 """Cleaning: what is dropped from an export's rows, why, and what stays as it was."""
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -307,6 +308,33 @@ def test_no_brief_and_no_near_duplicates_span_two_splits(dedup: Any, tmp_path: P
         shares = Counter(split for split, _ in stay)
         assert abs(shares["validation"] / len(stay) - 0.2) < 0.08 and abs(shares["test"] / len(stay) - 0.1) < 0.08
         assert [row["id"] for _, row in stay] == [row["id"] for row in rows if row in [each for _, each in stay]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_row_stays_or_is_counted_once_whatever_is_asked_for(seed: int, tmp_path: Path) -> None:
+    """And all of it comes out the same again."""
+    rng = random.Random(seed)
+    texts = [*numbered(30), "Tutor: Why?", "Write to ada@example.org.", ITEM, "It stops and the", "Well done!"]
+    bench = tmp_path / "bench.txt"
+    bench.write_text(ITEM)
+    out = tmp_path / "out"
+    out.mkdir()
+    rows = []
+    for number in range(300):
+        said = " ".join([rng.choice(texts), *rng.sample(texts, rng.randint(0, 1)), *rng.choices("xyz", k=2)])
+        chosen, rejected = said, rng.choice(texts)
+        rows.append(
+            {**pair(number, chosen, rejected, rng.choice([None, 0.5, rng.random()])), "brief": f"b{number % 40}"}
+        )
+    request = replace(DPO, scrub=True, drop_artefacts=True, benchmarks=(bench,), dedup="near", best=0.8,
+                      balance_lengths=True, validation=0.1, test=0.1, seed=seed)  # fmt: skip
+    stay, left_out = cleaned(rows, request, out)
+    assert len(stay) + left_out.total() == len(rows) and len(stay) > 20
+    assert {LeftOut.ARTEFACT, LeftOut.IN_A_BENCHMARK, LeftOut.NO_SCORE, LeftOut.LOW_SCORE, LeftOut.LOPSIDED} <= set(
+        left_out
+    )
+    assert cleaned(rows, request, out) == (stay, left_out)
+    assert {split for split, _ in stay} == {"train", "validation", "test"}
 
 
 def test_rows_go_through_one_by_one_where_no_step_must_see_all(tmp_path: Path) -> None:

@@ -156,8 +156,9 @@ def _is_artefact(text: str, role: str) -> bool:
             pass  # then it is speech with a brace in front, or JSON that broke off
         else:
             # A reply with a schema is JSON on purpose; of its fields only the utterance is said.
-            said = fields.get("utterance", "")
-            return any(template_token(each) for each in texts_of(fields)) or bool(said and _is_artefact(said, role))
+            said = fields.get("utterance")
+            spoilt = isinstance(said, str) and _is_artefact(said, role)
+            return spoilt or any(template_token(each) for each in texts_of(fields))
     return bool(label(text, role) or template_token(text) or meta_text(text) or broken_off(text))
 
 

@@ -21,7 +21,7 @@ NGRAM: Final = 13
 FEWEST: Final = 5
 """Words of an item that is looked for."""
 READABLE: Final = (".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".md")
-_REMEMBERED: Final = 32_768
+_REMEMBERED: Final = 8192
 """Texts: prompts share most of their messages."""
 
 # Scripts that put no space between words are read character by character.

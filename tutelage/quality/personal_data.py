@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
-_REMEMBERED: Final = 32_768
+_REMEMBERED: Final = 8192
 """Texts: prompts share most of their messages."""
 
 
