@@ -162,16 +162,18 @@ def _decision(owed: _Owed, opinion: Opinion) -> Decision:
         id=owed.dialogue["id"],
         turn=owed.turn.index,
         by=owed.judge.by,
-        decision="keep" if opinion.keep else "drop",
+        decision=opinion.decision,
+        text=opinion.text,
         reason=opinion.reason,
     )
 
 
 def _count(owed: _Owed, opinion: Opinion) -> None:
     tally = owed.tally
-    tally.kept += opinion.keep
-    tally.dropped += not opinion.keep
-    if not opinion.keep:
+    tally.kept += opinion.decision == "keep"
+    tally.preferred += opinion.decision == "prefer"
+    tally.dropped += opinion.decision == "drop"
+    if opinion.decision == "drop":
         tally.against.update({issue.dimension for issue in opinion.issues if issue.severity != "minor"})
     if opinion.prompts and (shown := _shown_in_run(owed)):
         tally.reviewed += 1

@@ -23,6 +23,8 @@ class JudgeTally:
     by: str
     kept: int = 0
     dropped: int = 0
+    preferred: int = 0
+    """Turns of which it prefers one candidate in whatever order."""
     known: int = 0
     """Turns that it had judged before."""
     nothing: int = 0
@@ -38,7 +40,7 @@ class JudgeTally:
     @property
     def judged(self) -> int:
         """Turns that it has decided about now."""
-        return self.kept + self.dropped
+        return self.kept + self.dropped + self.preferred
 
     def lines(self, role: str) -> Iterator[str]:
         """What there is to say."""
@@ -47,6 +49,8 @@ class JudgeTally:
             rate = Rate.of_counts(self.dropped, self.judged)
             said += f" ({rate.share:.1%}, 95 % interval {rate.low:.1%} to {rate.high:.1%})"
         yield said
+        if self.preferred:
+            yield f"  in {self.preferred:,} it prefers one of the candidates, in either order; in those kept, none"
         if self.known:
             yield f"  {self.known:,} were judged before: --again judges them anew"
         if self.nothing:

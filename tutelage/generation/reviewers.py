@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -19,9 +19,10 @@ from tutelage.dialogue.critique import Reviewer
 from tutelage.dialogue.gate import Gate
 from tutelage.dialogue.nodes import Draft, Speak, actions_of, review
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.turn import Issue, Review
+from tutelage.dialogue.turn import Attempt, Issue, Review
 from tutelage.dialogue.weighing import Sees, refusals_in, refused_by, weigh
 from tutelage.errors import GraphError, TutelageError
+from tutelage.generation.choosing_again import Chooser, chooses
 from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
 from tutelage.transcripts.decisions import JUDGE
 
@@ -35,8 +36,10 @@ OF_A_PROJECT: Final = ("agents", "graphs", "checks")
 class Opinion:
     """What a reviewer makes of a turn."""
 
-    keep: bool
-    """Whether the turn would have been said in a run: nothing that the reviewer has against it sends a draft back."""
+    decision: Literal["keep", "drop", "prefer"]
+    """Keep: the turn would have been said in a run, for nothing that the reviewer has against it sends a draft back."""
+    text: str | None = None
+    """The words that it prefers."""
     issues: Sequence[Issue] = ()
     prompts: frozenset[str] = frozenset()
     """The hashes of what its models were shown, unless they were asked again for a reply that did not fit."""
@@ -74,7 +77,7 @@ class Judge(Protocol):
 class ModelJudge:
     """A reviewer that asks models."""
 
-    node: Reviewer
+    node: Reviewer | Chooser
     cast: Cast
 
     @property
@@ -92,6 +95,8 @@ class ModelJudge:
 
     async def opinion(self, dialogue: Dialogue) -> Opinion | None:
         update = await self.node(dialogue, Runtime(context=self.cast))
+        if isinstance(self.node, Chooser):
+            return _preference(update)
         reviews: Sequence[Review] = update.get("reviews", ())
         if not reviews:
             return None
@@ -130,7 +135,7 @@ class CodeJudge:
 class FoundReviewer:
     """A reviewer, and where it was found."""
 
-    node: Reviewer
+    node: Reviewer | Chooser
     project: Path | None
     """The folder of the project that it is from, which may have prompts of its own."""
 
@@ -148,20 +153,23 @@ class FoundReviewer:
         return replace(load_graph(judging, Path()), project=self.project)
 
 
-def reviewers_of(graph: LoadedGraph) -> dict[str, Reviewer]:
-    """The reviewers of a graph's drafts, by role."""
+def reviewers_of(graph: LoadedGraph) -> dict[str, Reviewer | Chooser]:
+    """Those who can judge a graph's turns again, by role: who reviews drafts, and who chooses between candidates."""
     actions = list(actions_of(graph.graph))
     reviewing = {role for action in actions if isinstance(action, Gate) for role in action.sees}
-    found: dict[str, Reviewer] = {}
+    found: dict[str, Reviewer | Chooser] = {}
     for action in actions:
         role = getattr(getattr(action, "agent", None), "role", None)
-        if role in reviewing and not isinstance(action, Draft | Speak):
+        if isinstance(action, Draft | Speak):
+            if isinstance(action.choose, Agent):
+                found.setdefault(action.choose.role, Chooser(action.choose))
+        elif role in reviewing:
             found.setdefault(role, action)
     return found
 
 
 def reviewer_in(graph: LoadedGraph, role: str) -> FoundReviewer:
-    """A role of a graph that reviews drafts.
+    """A role of a graph that reviews drafts, or chooses between candidates.
 
     Raises:
         GraphError: It has none of that name.
@@ -178,6 +186,8 @@ def reviewer_in(graph: LoadedGraph, role: str) -> FoundReviewer:
 def reviewer_at(place: str, folder: Path) -> FoundReviewer:
     """A reviewer of one's own: an agent with a `task`, or a node as `review` and `fact_check` return it.
 
+    An agent whose `reply` is a `Choice` chooses between candidates; others give verdicts.
+
     Args:
         place: `agents/mine.py:my_critic` or `package.module:my_critic`.
         folder: What a file is relative to.
@@ -187,7 +197,7 @@ def reviewer_at(place: str, folder: Path) -> FoundReviewer:
     """
     given, project = _named(place, folder, "--by")
     if isinstance(given, Agent):
-        return FoundReviewer(node=review(given), project=project)
+        return FoundReviewer(node=Chooser(given) if chooses(given) else review(given), project=project)
     if callable(given) and isinstance(getattr(given, "agent", None), Agent) and not isinstance(given, Draft | Speak):
         return FoundReviewer(node=cast(Reviewer, given), project=project)
     raise GraphError(
@@ -233,8 +243,18 @@ def _opinion(
     """By the rule of the run's own gate, so that one and the same verdict means the same in a run and after it."""
     draft = dialogue["attempts"][-1].model_copy(update={"reviews": list(reviews)})
     refused = refused_by(draft, refusals_in(cast, discards)) is not None
-    keep = not refused and not weigh(draft, dialogue, sees).sends_back
-    return Opinion(keep=keep, issues=[issue for each in reviews for issue in each.issues])
+    drop = refused or weigh(draft, dialogue, sees).sends_back
+    return Opinion(decision="drop" if drop else "keep", issues=[issue for each in reviews for issue in each.issues])
+
+
+def _preference(update: Mapping[str, Any]) -> Opinion | None:
+    """What a chooser said: where it depends on the order, it has nothing against what was said."""
+    if not update:
+        return None
+    preferred: Attempt | None = update["preferred"]
+    if preferred is None:
+        return Opinion(decision="keep")
+    return Opinion(decision="prefer", text=preferred.text)
 
 
 def _said(issue: Issue) -> str:
