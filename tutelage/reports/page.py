@@ -178,7 +178,7 @@ def _glance(runs: Sequence[RunNumbers]) -> Table:
         "graph": [", ".join(run.lessons.graphs) or "none" for run in runs],
         "written by": [", ".join(run.parents) or "unknown" for run in runs],
         "generation": [_generations(run) for run in runs],
-        "written by people, of what taught its models": [percent(run.real_share) for run in runs],
+        "people's share in its models' training": [percent(run.real_share) for run in runs],
         "turns of a dialogue": [_turns(run) for run in runs],
         "tokens written": [f"{sum(each.completion_tokens for each in run.statistics.calls):,}" for run in runs],
         "last finished": [_finished(run) for run in runs],

@@ -338,7 +338,8 @@ def _draw_bar(sheet: "Axes", bar: Bar, top: float) -> None:
             gap = 1 if len(bar.parts) > 1 else 0
             sheet.barh(top + BAR / 2, max(width - gap, 0.8), left=left, height=BAR, color=colour)
         if text and width > 9 * len(text):
-            sheet.text(left + 5, top + BAR / 2 + 0.5, text, color=PAPER, size=9, va="center", weight="bold")
+            ink = INK if colour in (MIDDLING, GRID) else PAPER
+            sheet.text(left + 5, top + BAR / 2 + 0.5, text, color=ink, size=9, va="center", weight="bold")
         left += width
 
 
