@@ -193,6 +193,11 @@ def test_what_cannot_be_mixed_in_is_an_error_and_nothing_is_made(
     assert {path.name for path in tmp_path.iterdir()} == {"people.jsonl", "written"}
 
 
+def test_a_share_of_nothing_is_an_error(run: WrittenRun, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="say which files"):
+        mixed(run, tmp_path / "out", real_share=0.3)
+
+
 @pytest.mark.parametrize("name", ["people.txt", "gone.jsonl", "torn.parquet"])
 def test_files_that_cannot_be_read_are_errors(run: WrittenRun, tmp_path: Path, name: str) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")

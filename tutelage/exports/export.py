@@ -136,6 +136,8 @@ def _refuse_what_means_nothing(request: Request) -> None:
         given = option.default is not MISSING and getattr(request, option.name) != option.default
         if given and option.name in OF_SOME_FORMATS and option.name not in FORMATS[request.format].options:
             raise ExportError(f"the format {request.format!r} has no option {option.name!r}: leave it out")
+        if given and option.name == "real_share" and not request.mix:
+            raise ExportError("real_share is the share of people's rows: say which files they are in (`mix`)")
     if request.with_private and request.whole_dialogue:
         raise ExportError("a whole dialogue holds what was said, and nothing private: leave out one of the two options")
     if request.reasoning and request.whole_dialogue:

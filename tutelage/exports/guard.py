@@ -60,7 +60,7 @@ def refuse_late_generation(transcript: Transcript, request: Request) -> None:
             f"the dialogue {transcript.id!r} of the run {transcript.run!r} is of generation {generation}: models wrote it "
             f"that were trained on what models wrote, {generation - 1} times over, and each time rare words and ideas are "
             "lost. Train on earlier generations and on what people wrote (`mix`) instead, or export it all the same with "
-            "`any_generation`"
+            "`any_generation` (`--any-generation`)"
         )
 
 
@@ -77,8 +77,8 @@ def concerns(summary: "ExportSummary") -> Iterator[tuple[str, str]]:
     if summary.request.mix and summary.real_share < summary.request.real_share - NEARLY:
         yield (
             "human_rows_short",
-            f"people wrote {summary.real_share:.1%} of what is to be learnt, not {summary.request.real_share:.1%}: the "
-            "files of `mix` have no more that is new",
+            f"people wrote {summary.real_share:.1%} of what is to be learnt, not {summary.request.real_share:.1%}: `mix` "
+            "has no more that is new and fits",
         )
     if 1 - summary.real_share > MOST_SYNTHETIC + NEARLY:
         yield (
