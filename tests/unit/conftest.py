@@ -16,6 +16,8 @@ from tutelage.transcripts.transcript import GraphIdentity, Usage
 
 CRITIQUE = "CANARY: what the critic said"
 """It stands in the prompt of each draft but a turn's first."""
+ACCEPT, REVISE = '{"verdict":"accept"}', '{"verdict":"revise"}'
+"""What the critic replied."""
 SYSTEM = {"tutor": "You teach.", "student": "You learn."}
 
 STATUS = {
@@ -94,8 +96,9 @@ class WrittenRun:
 
 def _reviews(fate: str, call: Call) -> list[Review]:
     issue = Issue(dimension="leak", severity="block", instruction="Ask.")
-    accept = Review(role="critic", verdict="accept", scores={"clarity": 0.8}, call=call)
-    revise = Review(role="critic", verdict="revise", issues=[issue], scores={"clarity": 0.2}, call=call)
+    accept = Review(role="critic", verdict="accept", scores={"clarity": 0.8}, call=call, reply=ACCEPT)
+    low = {"clarity": 0.2}
+    revise = Review(role="critic", verdict="revise", issues=[issue], scores=low, call=call, reply=REVISE)
     score = Review(role="best", verdict="accept", scores={"brevity": 0.5})
     veto = Review(role="keeps_the_answer", verdict="revise", issues=[issue])
     of_fate = {"accepted": accept, "forced": revise, "rejected": revise, "checked": veto, "vetoed": veto}

@@ -149,3 +149,18 @@ def test_what_a_person_said_has_no_prompt_and_no_row(written_run: Any, tmp_path:
     rows, summary = exported(written_run, tmp_path / "out")
     assert {row["turn"] for row in rows} == {1}
     assert summary.left_out == {LeftOut.A_PERSONS: 1}
+
+
+@pytest.mark.parametrize(
+    ("fate", "decision", "label"), [("accepted", "keep", True), ("forced", "keep", False), ("forced", "drop", True)]
+)
+def test_a_review_is_right_where_an_outside_check_agrees(
+    written_run: Any, tmp_path: Path, fate: str, decision: str, label: bool
+) -> None:
+    written_run.add(("tutor", [("It is 5/6.", "rejected"), ("Which parts?", fate)]), brief=BRIEF)
+    written_run.decide(turn=0, by="ada", decision=decision)
+    [row], summary = exported(written_run, tmp_path / "out", role="critic")
+    verdict = "accept" if fate == "accepted" else "revise"
+    assert verdicts([row]) == {f'{{"verdict":"{verdict}"}}': label}
+    assert (row["id"], row["by"]) == ("d0/0/1/critic", "checks")
+    assert summary.left_out == {LeftOut.UNCHECKED: 1}

@@ -2,12 +2,17 @@
 
 The rows are what TRL's `KTOTrainer` reads. Ethayarajh et al. 2024, arXiv 2402.01306: a label is enough, no pair is
 needed, so every verdict is of use. A draft that was said although reviewers still refused it has no label.
+
+For a reviewer's role the rows are its reviews, with the label that outside checks give them (`agreement.py`): whether they
+agree with its verdict. A review about which they say nothing has none.
 """
 
 from collections.abc import Iterator
 
 from tutelage.dialogue.turn import Turn
+from tutelage.exports.agreement import agreement
 from tutelage.exports.request import Request
+from tutelage.exports.reviews import Reviewed, reviews_by
 from tutelage.exports.rows import (
     IDENTITY,
     MESSAGES,
@@ -30,7 +35,7 @@ from tutelage.transcripts.transcript import Transcript
 
 
 def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
-    """One row for each draft of the role that somebody accepted or sent back, and for each text that was written instead."""
+    """One row for each draft of the role that has a label, for what was written instead, and for each review that it gave."""
     transcript = judged.transcript
     reviewed = is_reviewed(transcript, request.role)
     for turn in transcript.turns:
@@ -43,25 +48,31 @@ def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | L
                     yield LeftOut.PROMPT_LOST
                 else:
                     yield _row(transcript, turn, label, prompt)
+        for given in reviews_by(request.role, turn):
+            yield _review(judged, turn, given, prompts)
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
-    """Whose drafts somebody looked at."""
+    """Whose drafts somebody looked at, and who reviewed."""
     speakers = dict.fromkeys(turn.role for turn in transcript.turns)
     yield from (role for role in speakers if is_reviewed(transcript, role))
+    for turn in transcript.turns:
+        yield from (review.role for attempt in turn.attempts for review in attempt.reviews if review.call)
 
 
 def columns(_: Request) -> dict[str, Column]:
     """The columns of the rows."""
     return {
         "prompt": Column(MESSAGES, "what the role was shown before its first draft"),
-        "completion": Column(MESSAGES, "a draft, or what was written in its place"),
+        "completion": Column(MESSAGES, "a draft, or what was written in its place; of a reviewer, its review"),
         "label": Column(
             "flag", "whether it was accepted; false if it was sent back, or if another text was written for it"
         ),
         **IDENTITY,
         "turn": Column("integer", "the turn's index in the dialogue, from 0"),
-        "by": Column("text", "who says so: `reviewers`, checks in code among them; afterwards `people` or `judges`"),
+        "by": Column(
+            "text", "who says so: `reviewers`, code among them; later `people` or `judges`; of a review, `checks`"
+        ),
         "issues": Column(TEXTS, "what it was sent back for, by dimension"),
         "model": Column("text", "who played the role: the model, or `model+adapter`"),
         "source": Column("text", "who wrote the words: the `model`, or a `human` or a `judge` instead of it"),
@@ -86,6 +97,31 @@ def _prompt(turn: Turn, prompts: Prompts) -> Messages | None:
         return first_prompt(turn.attempts[0].call, turn.steps, prompts)
     except KeyError:
         return None
+
+
+def _review(judged: Judged, turn: Turn, given: Reviewed, prompts: Prompts) -> Row | LeftOut:
+    text, agrees = given.reply, agreement(given.review, judged, turn, given.number)
+    if text is None:
+        return LeftOut.REPLY_LOST
+    if agrees is None:
+        return LeftOut.UNCHECKED
+    try:
+        prompt = first_prompt(given.call, turn.steps, prompts)
+    except KeyError:
+        return LeftOut.PROMPT_LOST
+    return {
+        "prompt": prompt,
+        "completion": said(text),
+        "label": agrees,
+        **identity(judged.transcript, given.review.role, *given.place),
+        "turn": turn.index,
+        "by": "checks",
+        "issues": [],
+        "model": player(given.call),
+        "source": "model",
+        "finish_reason": given.call.finish_reason or "",
+        "score": None,
+    }
 
 
 def _row(transcript: Transcript, turn: Turn, label: Labelled, prompt: Messages) -> Row:

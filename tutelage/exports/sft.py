@@ -20,6 +20,7 @@ from tutelage.dialogue.turn import Call, Review, Turn
 from tutelage.exports.agreement import agreement
 from tutelage.exports.deciding import Writer, decided
 from tutelage.exports.request import Request
+from tutelage.exports.reviews import reviews_by
 from tutelage.exports.rows import (
     FLAGS,
     IDENTITY,
@@ -241,19 +242,14 @@ def _turn(judged: Judged, turn: Turn, request: Request) -> Reply | LeftOut:
 
 
 def _reviews(judged: Judged, turn: Turn, request: Request) -> Iterator[Reply | LeftOut]:
-    role = request.role
-    for number, attempt in enumerate(turn.attempts):
-        reviews = [(review, review.call) for review in attempt.reviews if review.role == role and review.call]
-        # Of a panel there are several.
-        for member, (review, call) in enumerate(reviews):
-            place: tuple[int | str, ...] = (turn.index, number, role, *((member,) if member else ()))
-            text = _review(review)
-            if text is None:
-                yield LeftOut.REPLY_LOST
-            elif not request.unchecked and (reason := _doubt(review, judged, turn, number)):
-                yield reason
-            else:
-                yield Reply(place=place, turn=turn, asked=call, given=call, text=text)
+    for given in reviews_by(request.role, turn):
+        text, call = given.reply, given.call
+        if text is None:
+            yield LeftOut.REPLY_LOST
+        elif not request.unchecked and (reason := _doubt(given.review, judged, turn, given.number)):
+            yield reason
+        else:
+            yield Reply(place=given.place, turn=turn, asked=call, given=call, text=text)
 
 
 def _doubt(review: Review, judged: Judged, turn: Turn, number: int) -> LeftOut | None:
@@ -269,16 +265,3 @@ def _assessments(turn: Turn, role: str) -> Iterator[Reply]:
             place = (turn.index, f"step{number}", role)
             unfit = LeftOut.EMPTY if not step.text.strip() else None
             yield Reply(place=place, turn=turn, asked=step.call, given=step.call, text=step.text, unfit=unfit)
-
-
-def _review(review: Review) -> str | None:
-    """A reviewer's reply: its own words where the transcript has them, and a plain verdict spelled anew.
-
-    Claims and scores are what code made of a reply with a schema of its own, so none can be spelled from them.
-    """
-    if review.reply is not None:
-        return review.reply
-    if review.claims or review.scores:
-        return None
-    verdict = {"verdict": review.verdict, "issues": [issue.model_dump() for issue in review.issues]}
-    return orjson.dumps(verdict).decode()
