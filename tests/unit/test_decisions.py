@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from tutelage.errors import RunFolderError
-from tutelage.transcripts.decisions import FILE, Decision, DecisionFile, read_decisions
+from tutelage.transcripts.decisions import FILE, Decision, DecisionFile, Decisions, read_decisions
 
 
 def decided(**fields: Any) -> Decision:
@@ -102,3 +102,11 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot be written"):
         DecisionFile(tmp_path / "nowhere")
+
+
+def test_what_is_added_after_somebody_has_looked_counts_too() -> None:
+    decisions = Decisions([decided()])
+    assert decisions.has("d0", 1, "ada")
+    decisions.add("d0", decided(by="bob").as_line())
+    assert decisions.has("d0", 1, "bob")
+    assert len(decisions) == 2
