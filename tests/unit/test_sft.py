@@ -70,6 +70,13 @@ def test_what_a_person_wrote_instead_is_learnt_and_said_to_be_a_persons(written_
     assert "ada" not in str(rows)
 
 
+def test_what_a_judge_wrote_instead_is_not_said_to_be_a_persons(written_run: Any, tmp_path: Path) -> None:
+    written_run.add(ASK, brief=BRIEF)
+    written_run.decide(turn=0, by="judge:critic/other", decision="edit", text="Which parts are alike?")
+    [row] = exported(written_run, tmp_path / "out")[0]
+    assert (row["source"], row["origin"]) == ("judge", "synthetic")
+
+
 def test_a_turn_that_was_dropped_is_no_row_unless_a_person_keeps_it(written_run: Any, tmp_path: Path) -> None:
     written_run.add(ASK, ANSWER, ASK, brief=BRIEF)
     written_run.decide(turn=0, by="judge:critic/other", decision="drop")
@@ -133,6 +140,22 @@ def test_each_message_of_a_whole_dialogue_says_whether_it_is_to_be_learnt(writte
     ]
     [row] = of_format(written_run, whole_dialogue=True, forced=True)
     assert row["train"] == [False, True, False, False, False, True]
+
+
+def test_where_the_oldest_turns_are_no_longer_shown_the_flags_are_those_of_the_turns_that_are(written_run: Any) -> None:
+    short = written_run.add(ASK, ANSWER, ASK, brief=BRIEF, id_="d1").turns[-1].attempts[0].call.prompt_sha256
+    turns = written_run.add(REFUSED, ANSWER, ASK, ANSWER, ASK, brief=BRIEF, id_="whole").turns
+    call = turns[-1].attempts[0].call.model_copy(update={"prompt_sha256": short})
+    outgrown = turns[-1].model_copy(update={"attempts": [turns[-1].attempts[0].model_copy(update={"call": call})]})
+    written_run.add(ASK, brief=BRIEF, id_="outgrown", turns=[*turns[:-1], outgrown])
+    row = of_format(written_run, whole_dialogue=True)[-1]
+    assert [message["content"] for message in row["messages"]] == [
+        "You teach.",
+        "Which parts?",
+        "Sixths.",
+        "Which parts?",
+    ]
+    assert row["train"] == [False, True, False, True]
 
 
 def test_a_whole_dialogue_ends_with_a_turn_that_is_to_be_learnt(written_run: Any) -> None:

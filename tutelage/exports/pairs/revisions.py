@@ -31,18 +31,12 @@ def revisions(turn: Turn, said: Decided, *, minimal_edit: bool = False) -> Itera
         minimal_edit: Only pairs that differ in what was named.
     """
     accepted = turn.accepted
-    seen: set[str] = set()
     for number, draft in enumerate(turn.attempts):
         if draft.status != "rejected" or accepted is None:
             continue
         pair = _pair(accepted, draft, number, said)
-        if isinstance(pair, Pair) and words_of(draft.text) in seen:
-            yield LeftOut.REPEATED
-        elif isinstance(pair, Pair) and minimal_edit and not is_minimal(accepted, draft):
-            yield LeftOut.NOT_MINIMAL
-        else:
-            yield pair
-        seen.add(words_of(draft.text))
+        too_much = isinstance(pair, Pair) and minimal_edit and not is_minimal(accepted, draft)
+        yield LeftOut.NOT_MINIMAL if too_much else pair
 
 
 def _pair(accepted: Attempt, draft: Attempt, number: int, said: Decided) -> Pair | LeftOut:
