@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -94,13 +95,9 @@ class Loop:
         """The export that the next model is trained on."""
         runs = self.runs if self._accumulate else self.runs[-1:]
         real_share = 1 / (len(runs) + 1) if self._accumulate else self._real_share
-        request = Request(
-            format="sft",
-            files="jsonl",
-            mix=(self._people,) if real_share else (),
-            real_share=real_share,
-            any_generation=any_generation,
-        )
+        request = Request(format="sft", files="jsonl", any_generation=any_generation)
+        if real_share:
+            request = replace(request, mix=(self._people,), real_share=real_share)
         export(runs, request, out=self._out(len(self.runs)))
         return self._out(len(self.runs))
 
