@@ -37,7 +37,7 @@ from tutelage.generation.reviewers import (
 )
 from tutelage.generation.run_folder import read_run_yaml
 from tutelage.generation.session import raise_file_limit
-from tutelage.quality.agreement import THE_RUN, Agreement, Agreements, said_by_run, said_in
+from tutelage.quality.agreement import Agreement, Agreements
 from tutelage.quality.doubt import Doubt, uncertain_first
 from tutelage.transcripts.decisions import read_decisions
 
@@ -212,12 +212,7 @@ def _agreements(folder: Path, role: str) -> list[Agreement]:
     """Of all who have decided about turns of a role, and of the run's own reviewers."""
     decisions, agreements = read_decisions(folder, on_skip=_ignore), Agreements()
     for transcript in completed(folder, _ignore):
-        about = decisions.about(transcript).decisions
-        for turn in transcript.turns:
-            if turn.role == role and (said := said_in(about.get(turn.index, ()))):
-                by_run = said_by_run(turn)
-                agreements.count(said if by_run is None else {**said, THE_RUN: by_run})
-        agreements.count(said_in(about.get(None, ())))
+        agreements.count_dialogue(decisions.about(transcript), role)
     return agreements.found()
 
 

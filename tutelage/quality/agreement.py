@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tutelage.dialogue.turn import Turn
 from tutelage.quality.intervals import Missing, Rate, Z
-from tutelage.transcripts.decisions import Decision
+from tutelage.transcripts.decisions import Decision, Judged
 
 THE_RUN: Final = "the run"
 """The author of the verdicts that the run's own reviewers gave."""
@@ -102,6 +102,14 @@ class Agreements:
         """Counts what each author says of one and the same turn or dialogue."""
         for one, other in combinations(sorted(said), 2):
             self._pairs[one, other][said[one], said[other]] += 1
+
+    def count_dialogue(self, judged: Judged, role: str) -> None:
+        """Counts what was decided about a role's turns in a dialogue, beside what the run's own reviewers said of them."""
+        for turn in judged.transcript.turns:
+            if turn.role == role and (said := said_in(judged.decisions.get(turn.index, ()))):
+                by_run = said_by_run(turn)
+                self.count(said if by_run is None else {**said, THE_RUN: by_run})
+        self.count(said_in(judged.decisions.get(None, ())))
 
     def found(self) -> list[Agreement]:
         """For each two authors who have judged the same; those who did so most often first."""
