@@ -66,7 +66,9 @@ def columns(_: Request) -> dict[str, Column]:
         "prompt": Column(MESSAGES, "what the role was shown before its first draft"),
         "completion": Column(MESSAGES, "a draft, or what was written in its place; of a reviewer, its review"),
         "label": Column(
-            "flag", "whether it was accepted; false if it was sent back, or if another text was written for it"
+            "flag",
+            "whether it was accepted; false if it was sent back, or if another text was written for it; of a review, "
+            "whether outside checks agree",
         ),
         **IDENTITY,
         "turn": Column("integer", "the turn's index in the dialogue, from 0"),

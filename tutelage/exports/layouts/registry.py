@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from typing import Final
 
 from tutelage.errors import ExportError
-from tutelage.exports.layouts import axolotl, llama_factory, nemo_rl, openai, verl
+from tutelage.exports.layouts import axolotl, llama_factory, nemo_rl, openai, trl, verl
 from tutelage.exports.layouts.label_studio import LABEL_STUDIO
 from tutelage.exports.layouts.layout import Layout
 from tutelage.exports.layouts.traces import TRACES
-from tutelage.exports.layouts.trl import TRL
 from tutelage.exports.request import Request
 
 LAYOUTS: Final[Mapping[tuple[str, str], Layout]] = {
-    ("sft", "trl"): TRL,
-    ("dpo", "trl"): TRL,
-    ("kto", "trl"): TRL,
-    ("prm", "trl"): TRL,
-    ("grpo", "trl"): TRL,
+    ("sft", "trl"): trl.TRL,
+    ("dpo", "trl"): trl.TRL,
+    ("kto", "trl"): trl.KTO,
+    ("prm", "trl"): trl.PRM,
+    ("grpo", "trl"): trl.GRPO,
     ("sft", "axolotl"): axolotl.SFT,
     ("dpo", "axolotl"): axolotl.DPO,
     ("kto", "axolotl"): axolotl.KTO,
