@@ -222,10 +222,14 @@ def test_pairs_and_whole_dialogues_are_mixed_in_their_own_columns(written_run: W
     assert {row["source"] for row in rows if row["origin"] == "human"} == {"human"}
     dialogues = tmp_path / "dialogues.jsonl"
     messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Why so?"}]
-    dialogues.write_bytes(orjson.dumps({"messages": messages}) + b"\n")
-    _, rows = mixed(written_run, tmp_path / "sft", dialogues, whole_dialogue=True)
+    both = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It may be so, or not."}] * 2
+    flags = [False, False, False, True]
+    given = [{"messages": messages}, {"messages": both, "train": flags}]
+    dialogues.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in given))
+    summary, rows = mixed(written_run, tmp_path / "sft", dialogues, whole_dialogue=True)
     (of_people,) = (row for row in rows if row["origin"] == "human")
     assert (of_people["messages"], of_people["train"]) == (messages, [False, True])
+    assert summary.left_out[LeftOut.MASKED] == 1, "TRL learns all of the assistant's, but this row says not to"
 
 
 def test_a_mix_above_half_of_models_is_warned_of_and_one_below_is_not(run: WrittenRun, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class HumanFile:
             name: _learnt(name, given, column.kind) if name in LEARNT else _beside(name, given, column.kind)
             for name, column in self._columns.items()
         }
-        if "train" in row:  # of a dialogue that does not say which of its messages
+        if "train" in row and len(row["train"]) != len(row["messages"]):  # it does not say which are learnt
             row["train"] = [message["role"] == "assistant" for message in row["messages"]]
         row |= {"id": place, "dialogue": place, "brief": place, "role": self._role, "origin": "human"}
         if not compared(row).learnt.strip():

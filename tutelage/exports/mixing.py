@@ -100,11 +100,10 @@ class Mix:
         for row in rows:
             self._ours += learnt_characters(row)
             yield row
-        # At most so many are wanted, for cleaning only takes away of the models' rows.
-        while_below = self._wanted(self._ours)
+        enough = self._wanted(self._ours)  # or more, for cleaning has taken away of the models' rows
         for row in self._drawn():
             yield row
-            if self._came_through >= while_below:
+            if self._came_through >= enough:
                 return
 
     def take_share(self, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
