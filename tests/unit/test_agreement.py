@@ -113,6 +113,8 @@ def test_a_person_outweighs_judges_and_checks() -> None:
 def test_witnesses_that_disagree_among_themselves_leave_a_verdict_out() -> None:
     assert agrees(ACCEPT, decisions=[("ada", "keep", None), ("ben", "drop", None)]) is False
     assert agrees(REVISE, decisions=[("ada", "keep", None), ("ben", "drop", None)]) is False
+    kept = [("judge:critic/another-model", "keep", None)]
+    assert agrees(ACCEPT, draft(ACCEPT, check(issue(severity="major"))), decisions=kept) is False
 
 
 @pytest.mark.parametrize("by", ["judge:critic/m", "judge:leak_judge/m", "judge:critic/other,m", "judge:critic/m+v2"])
