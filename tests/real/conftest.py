@@ -15,7 +15,7 @@ import pytest
 from .vllm_server import VLLMServer, serve_vllm
 
 ROOT = Path(__file__).parents[2]
-MARKERS = ("vllm", "trainers")
+MARKERS = ("vllm", "trainers", "loaders")
 SECONDS = 600
 """The time limit of one real test, with the fixtures that it is the first to use."""
 
@@ -69,6 +69,12 @@ def vllm_python() -> Path:
 def trainers_python() -> Path:
     """An interpreter that has TRL and datasets."""
     return environment_python("trainers")
+
+
+@pytest.fixture(scope="session")
+def loaders_python() -> Path:
+    """An interpreter that has the code with which Axolotl, LLaMA-Factory, verl and Label Studio read rows."""
+    return environment_python("loaders")
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,15 @@ def test_a_task_shows_what_was_decided_before_by_author(tmp_path: Path) -> None:
     assert why["value"] == {"text": ["Sound."]}
 
 
+def test_a_task_leaves_out_decisions_that_label_studio_has_no_place_for(tmp_path: Path) -> None:
+    decisions = [
+        Decision(id="d0", turn=99, by="ada", decision="drop"),
+        Decision(id="d0", turn=0, by="ada", decision="prefer", text="Else?"),
+    ]
+    (task,) = tasks_of(tmp_path, transcript(), decisions=decisions)
+    assert task["predictions"] == []
+
+
 def test_a_task_shows_turns_as_they_were_said_though_somebody_edited_or_dropped_them(tmp_path: Path) -> None:
     decisions = [
         Decision(id="d0", turn=0, by="ada", decision="edit", text="Else."),
