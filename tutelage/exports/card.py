@@ -242,8 +242,7 @@ def _measured(summary: ExportSummary, runs: Sequence[Path | str]) -> dict[str, A
     return {
         "splits": [(split, count.rows, len(count.briefs)) for split, count in contents.splits.items()],
         "kinds": {
-            name: [(_code(value), count) for value, count in counted.most_common()]
-            for name, counted in contents.kinds.items()
+            name: [(_code(value), count) for value, count in counted] for name, counted in contents.kinds.items()
         },
         "steps": contents.steps.most_common(),
         "longer": mean["chosen"] / mean["rejected"] - 1 if mean.get("rejected") else None,

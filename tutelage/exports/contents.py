@@ -54,8 +54,7 @@ class Contents:
 
     def __init__(self, request: Request) -> None:
         self.splits: dict[str, SplitCount] = {}
-        self.kinds: dict[str, Counter[str]] = {}
-        """By column, rows by its value."""
+        self._kinds: list[tuple[str, Counter[str | bool]]] = []
         self.steps: Counter[str] = Counter()
         """Of rows of steps, the steps that are right and wrong."""
         self.authors: Counter[str] = Counter()
@@ -74,11 +73,8 @@ class Contents:
         counted.rows += 1
         if not is_mixed_in(row):
             counted.briefs.add(row["brief"])
-        for name in KINDS:
-            if name in row:
-                value = row[name]
-                kinds = self.kinds.setdefault(name, Counter())
-                kinds[value if isinstance(value, str) else str(value).lower()] += 1
+        for name, kinds in self._kinds or self._kinds_of(row):
+            kinds[row[name]] += 1
         if "labels" in row:
             self.steps.update("right" if label else "wrong" for label in row["labels"])
         if self._is_by_turn and row.get("label", True) and (place := self._texts.place_of(row["id"])) is not None:
@@ -100,6 +96,16 @@ class Contents:
             if said and (by_run := said_by_run(turn)):
                 said = {**said, THE_RUN: by_run}
             self._agreements.count(said)
+
+    @property
+    def kinds(self) -> dict[str, list[tuple[str, int]]]:
+        """By column, how many rows have which value; the commonest first."""
+        return {name: [(str(value).lower(), count) for value, count in c.most_common()] for name, c in self._kinds}
+
+    def _kinds_of(self, row: Row) -> list[tuple[str, Counter[str | bool]]]:
+        """All rows of an export have the columns that the first one has."""
+        self._kinds = [(name, Counter()) for name in KINDS if name in row]
+        return self._kinds
 
     @property
     def agreements(self) -> list[Agreement]:
@@ -154,8 +160,10 @@ class _Sample(Generic[Item]):
 
     def place_of(self, id_: str) -> tuple[int, str] | None:
         """What to `take` the item with, if it is one to be kept."""
-        place = -int.from_bytes(blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=8).digest()), id_
-        return place if len(self._kept) < self._size or place > self._kept[0][:2] else None
+        place = -int.from_bytes(blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+        if len(self._kept) == self._size and place < self._kept[0][0]:
+            return None
+        return place, id_
 
     def take(self, place: tuple[int, str], item: Item) -> None:
         if len(self._kept) < self._size:
