@@ -27,7 +27,7 @@ from .fuzzing_model import FuzzingModel
 from .visibility import Fuzzed
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-LEARNT = frozenset({"prompt", "completion", "messages", "chosen", "rejected"})
+LEARNT = frozenset({"prompt", "completion", "completions", "messages", "chosen", "rejected", "reference"})
 """The columns of an export that a trainer reads. What else stands in a row is about it: what a revision mended, by name."""
 
 
@@ -175,6 +175,9 @@ class FuzzedRun:
             {"format": "sft", "forced": True, "unchecked": True},
             {"format": "sft", "forced": True, "whole_dialogue": True},
             {"format": "dpo"},
+            {"format": "kto"},
+            {"format": "prm"},
+            {"format": "grpo"},
         ]
         for number, options in enumerate(asked):
             folder = out / f"{role}-{number}"
