@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from tutelage.exports.export import export
 from tutelage.exports.layouts import label_studio, traces
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut
-from tutelage.transcripts.decisions import Decision
+from tutelage.generation.peoples_decisions import take_over
+from tutelage.transcripts.decisions import Decision, read_decisions
 from tutelage.transcripts.store import TranscriptStore
 from tutelage.transcripts.transcript import GraphIdentity, Transcript, Usage
 
@@ -220,11 +220,32 @@ def test_the_labelling_config_has_the_names_that_the_tasks_speak_of() -> None:
     assert [each.get("value") for each in names["dialogue_decision"]] == ["keep", "drop"]
 
 
-def test_a_dialogue_that_was_dropped_as_a_whole_is_in_neither(tmp_path: Path) -> None:
+def test_a_dialogue_that_was_dropped_as_a_whole_is_no_trace_but_can_be_reviewed(tmp_path: Path) -> None:
     said = [(role, f"{text} Really.") for role, text in SAID]
-    drop = [Decision(id="d1", by="ada", decision="drop")]
+    drop = [Decision(id="d1", by="judge:critic", decision="drop")]
     run = run_of(tmp_path / "run", transcript(), transcript("d1", said), decisions=drop)
-    for format_ in ("traces", "label-studio"):
-        summary = export(run, replace(Request(format="traces"), format=format_), out=tmp_path / format_)
-        assert summary.rows == 1
-        assert summary.left_out[LeftOut.DROPPED] == 1
+    shown = export(run, Request(format="traces"), out=tmp_path / "traces")
+    assert (shown.rows, shown.left_out[LeftOut.DROPPED]) == (1, 1)
+    reviewed = export(run, Request(format="label-studio"), out=tmp_path / "tasks")
+    assert (reviewed.rows, reviewed.left_out[LeftOut.DROPPED]) == (2, 0)
+
+
+def test_what_a_task_shows_as_decided_is_read_back_as_the_same_decisions_once(tmp_path: Path) -> None:
+    """An annotator who takes the predictions as they stand decides what was decided."""
+    decisions = [
+        Decision(id="d0", turn=2, by="ada@example.org", decision="edit", text="What tells you so?", reason="Kinder."),
+        Decision(id="d0", turn=1, by="ada@example.org", decision="drop"),
+        Decision(id="d0", by="ada@example.org", decision="keep", reason="Sound."),
+    ]
+    (task,) = tasks_of(tmp_path, transcript(), decisions=decisions)
+    (prediction,) = task["predictions"]
+    by = {"email": prediction["model_version"]}
+    exported = tmp_path / "exported.json"
+    exported.write_bytes(
+        orjson.dumps([{**task, "annotations": [{"completed_by": by, "result": prediction["result"]}]}])
+    )
+    fresh = run_of(tmp_path / "fresh", transcript())
+    assert take_over(fresh, exported).new == 3
+    assert take_over(fresh, exported).new == 0
+    judged = read_decisions(fresh).about(transcript())
+    assert sorted((each for of in judged.decisions.values() for each in of), key=str) == sorted(decisions, key=str)

@@ -4,7 +4,7 @@
 what was decided beside it, for somebody is to decide again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tutelage.dialogue.turn import Turn
@@ -99,9 +99,18 @@ def _decision(decision: Decision) -> Row:
     }
 
 
-def _format(name: str, rows: Callable[[Judged, Prompts, Request], Iterator[Row | LeftOut]], about: str) -> Format:
-    return Format(name=name, rows=rows, roles=roles, columns=columns, about=about)
-
-
-TRACES: Final = _format("traces", traces, "reading: whole dialogues as the Hub's viewer shows them")
-LABEL_STUDIO: Final = _format("label-studio", tasks, "review: whole dialogues as tasks for people")
+TRACES: Final = Format(
+    name="traces",
+    rows=traces,
+    roles=roles,
+    columns=columns,
+    about="reading: whole dialogues as the Hub's viewer shows them",
+)
+LABEL_STUDIO: Final = Format(
+    name="label-studio",
+    rows=tasks,
+    roles=roles,
+    columns=columns,
+    with_dropped=True,
+    about="review: whole dialogues as tasks for people",
+)

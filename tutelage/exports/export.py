@@ -103,7 +103,7 @@ def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
 
 def _rows_of(judged: Judged, prompts: Prompts, summary: ExportSummary) -> Iterator[Row]:
     summary.contents.count_decisions(judged)
-    if judged.is_dropped:
+    if judged.is_dropped and not summary.format.with_dropped:
         summary.left_out[LeftOut.DROPPED] += 1
         return
     refuse_late_generation(judged.transcript, summary.request)

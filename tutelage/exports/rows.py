@@ -138,6 +138,8 @@ class Format:
     """In the order in which they are written."""
     options: frozenset[str] = frozenset()
     """Which of the options in `OF_SOME_FORMATS` it has."""
+    with_dropped: bool = False
+    """Whether it has rows of dialogues that somebody decided against, too: for review."""
     about: str
     """What a row is for, as the dataset card says it."""
 

@@ -42,6 +42,10 @@ CONFIG_FILE: Final = "labels.xml"
 FILE_BYTES: Final = 50 * 1024 * 1024
 """Label Studio reads an imported file as a whole, and advises against larger ones."""
 
+TURN_LABELS: Final = ("keep", "drop", "edit")
+DIALOGUE_LABELS: Final = ("keep", "drop")
+"""That one of several drafts is preferred has no place here: a task shows what was said."""
+
 CONFIG: Final = """\
 <View>
   <Header value="$title"/>
@@ -111,14 +115,21 @@ def _task(row: Row) -> Row:
 
 
 def _predictions(decisions: list[Row], turns: list[Row]) -> list[Row]:
-    """Earlier decisions, by author, as Label Studio has them; that a draft was preferred has no place there."""
+    """Earlier decisions, by author, as Label Studio has them."""
     places = {turn["turn"]: place for place, turn in enumerate(turns)}
     by_author: dict[str, list[Row]] = {}
     for number, decision in enumerate(decisions):
-        if decision["decision"] != "prefer" and (decision["turn"] is None or decision["turn"] in places):
-            place = None if decision["turn"] is None else places[decision["turn"]]
-            by_author.setdefault(decision["by"], []).extend(_results(f"d{number}", decision, place, turns))
+        if _has_place(decision, places):
+            results = _results(f"d{number}", decision, places.get(decision["turn"]), turns)
+            by_author.setdefault(decision["by"], []).extend(results)
     return [{"model_version": author, "result": results} for author, results in by_author.items()]
+
+
+def _has_place(decision: Row, places: "Mapping[int, int]") -> bool:
+    """Whether the labelling config has a label for a decision, and the task its turn."""
+    if decision["turn"] is None:
+        return decision["decision"] in DIALOGUE_LABELS
+    return decision["turn"] in places and decision["decision"] in TURN_LABELS
 
 
 def _results(id_: str, decision: Row, place: int | None, turns: list[Row]) -> list[Row]:
