@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from tutelage.config import Config, RoleConfig
+from tutelage.config import Config, ModelConfig, RoleConfig
 from tutelage.errors import AuthRefused, CallError, ConfigError, EndpointRefused, EndpointUnreachable, UserError
 from tutelage.generation.endpoints import Reached, launch_servers, reach_model
 from tutelage.generation.teacher import CONVERSATION, Fingerprint, Teacher, Unscorable
@@ -77,10 +77,22 @@ async def reach_teacher(
     likeness: Likeness = "the same model"
     if chosen != student:
         likeness = await _likeness(config, role, student, teacher, fingerprint, transcripts)
-    in_flight = config.models[chosen].in_flight
-    # vLLM 0.32 on a CPU dies of two prompts at once whose logprobs are asked of an adapter.
-    at_once = (in_flight or 1) if adapter else config.concurrency
-    return ReachedTeacher(teacher=teacher, fingerprint=fingerprint, likeness=likeness, at_once=at_once)
+    return ReachedTeacher(
+        teacher=teacher,
+        fingerprint=fingerprint,
+        likeness=likeness,
+        at_once=await _at_once(config, config.models[chosen], reached),
+    )
+
+
+async def _at_once(config: Config, model: ModelConfig, reached: Reached) -> int:
+    """How many turns it may be asked about at once.
+
+    Where adapters are loaded, vLLM 0.32 on a CPU dies of two prompts at once whose logprobs are asked for. What runs it
+    cannot be seen from outside, so whoever knows better says so (`in_flight`).
+    """
+    has_adapters = any(entry.parent for entry in await reached.pool.models())
+    return (model.in_flight or 1) if has_adapters else config.concurrency
 
 
 def _model_of(config: Config, role: str) -> str | None:
