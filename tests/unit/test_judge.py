@@ -142,7 +142,9 @@ def test_what_would_have_sent_a_draft_back_drops_the_turn_with_the_issues_as_rea
 def test_what_would_have_sent_nothing_back_in_the_run_drops_nothing(tmp_path: Path, change: dict[str, str]) -> None:
     run = play(tmp_path, LESSON)
     tally, _ = judged(run, [{"verdict": "revise", "issues": [{**ISSUE, **change}]}])
-    assert (tally.kept, tally.dropped) == (2, 0)
+    assert (tally.kept, tally.overruled, tally.dropped) == (2, 2, 0)
+    assert "2 of those kept it would have had revised" in "\n".join(tally.lines("tutor"))
+    assert decisions(run)[0].reason.startswith(f"tone, {change.get('severity', 'major')}: ")
 
 
 def test_the_transcripts_never_change(tmp_path: Path) -> None:

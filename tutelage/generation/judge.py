@@ -180,7 +180,7 @@ def _who_there_is(settings: _Settings) -> str:
 async def _judges(
     by: str | None, checks: Sequence[str], settings: _Settings, models: Mapping[str, BaseChatModel] | None
 ) -> AsyncIterator[tuple[list[Judge], int]]:
-    """All who judge, with their models reached, and how many turns are judged at once.
+    """All who judge, with their models reached, and how many dialogues are judged at once.
 
     Raises:
         UserError: There is nobody, or not whom it names.

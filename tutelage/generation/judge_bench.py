@@ -80,7 +80,7 @@ class Bench:
         """The models that wrote what is judged."""
 
     async def judge_all(self, summary: JudgeSummary, at_once: int, progress: bool) -> None:
-        """Judges what is owed, many turns at once.
+        """Judges what is owed, many dialogues at once.
 
         Raises:
             EndpointUnreachable, AuthRefused, ModelNotServed: Nobody judges any more.
@@ -99,23 +99,25 @@ class Bench:
             stack.push_async_callback(asyncio.to_thread, writer.close)
             stack.enter_context(unhurried_collector())
             advance = stack.enter_context(show_judging(self._folder, summary.reviewers, shown=progress))
-            owed = self._owed(before, skip, advance)
-            await _together([self._work(owed, writer) for _ in range(at_once)])
+            owed = self._owed(before, skip)
+            await _together([self._work(owed, writer, advance) for _ in range(at_once)])
         if self._roles and self._role not in self._roles:
             raise UserError(f"nobody speaks as {self._role!r}: give --role, one of {', '.join(sorted(self._roles))}")
         self._warn_of_relatives()
 
-    def _owed(self, before: Decisions, skip: Callable[[str], None], advance: Callable[[], None]) -> Iterator[_Owed]:
+    def _owed(self, before: Decisions, skip: Callable[[str], None]) -> Iterator[list[_Owed]]:
+        """What is to be judged, dialogue by dialogue."""
         for transcript in completed(self._folder, skip):
-            for turn in transcript.turns:
-                self._roles.add(turn.role)
-                dialogue = under_review(transcript, turn) if turn.role == self._role else None
-                if dialogue is not None:
-                    self._writers.add(dialogue["attempts"][-1].call.model)
-                    yield from self._of_turn(transcript, turn, dialogue, before)
-            advance()
+            self._roles.update(turn.role for turn in transcript.turns)
+            yield [
+                owed
+                for turn in transcript.turns
+                if turn.role == self._role and (dialogue := under_review(transcript, turn)) is not None
+                for owed in self._of_turn(transcript, turn, dialogue, before)
+            ]
 
     def _of_turn(self, transcript: Transcript, turn: Turn, dialogue: Dialogue, before: Decisions) -> Iterator[_Owed]:
+        self._writers.add(dialogue["attempts"][-1].call.model)
         dialogue["seed"] = Occasion(dialogue=transcript.id, turn=0).seed(self._seed, "", 0)
         for judge, tally in self._judges:
             if not self._again and before.has(transcript.id, turn.index, judge.by):
@@ -132,12 +134,21 @@ class Bench:
                     "judges_of_own_family", speaker=self._role, family=sorted(map(str, judging)), judges=[judge.by]
                 )
 
-    async def _work(self, owed: Iterator[_Owed], writer: GroupCommit[Decision]) -> None:
-        for each in owed:
-            opinion = await _opinion(each)
-            if opinion is not None:
-                await writer.put(_decision(each, opinion))
-                _count(each, opinion)
+    async def _work(
+        self, owed: Iterator[list[_Owed]], writer: GroupCommit[Decision], advance: Callable[[], None]
+    ) -> None:
+        """Judges one dialogue after the other, and of each one turn after the other.
+
+        What a reviewer is shown of a turn begins with what it was shown of the turn before: the endpoint's prefix cache
+        has it by then.
+        """
+        for of_dialogue in owed:
+            for each in of_dialogue:
+                opinion = await _opinion(each)
+                if opinion is not None:
+                    await writer.put(_decision(each, opinion))
+                    _count(each, opinion)
+            advance()
 
 
 async def _opinion(owed: _Owed) -> Opinion | None:
@@ -171,6 +182,7 @@ def _decision(owed: _Owed, opinion: Opinion) -> Decision:
 def _count(owed: _Owed, opinion: Opinion) -> None:
     tally = owed.tally
     tally.kept += opinion.decision == "keep"
+    tally.overruled += opinion.overruled
     tally.preferred += opinion.decision == "prefer"
     tally.dropped += opinion.decision == "drop"
     if opinion.decision == "drop":

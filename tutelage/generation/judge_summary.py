@@ -25,6 +25,8 @@ class JudgeTally:
     dropped: int = 0
     preferred: int = 0
     """Turns of which it prefers one candidate in whatever order."""
+    overruled: int = 0
+    """Of those kept, the turns that it would have had revised, for nothing that sends a draft back."""
     known: int = 0
     """Turns that it had judged before."""
     nothing: int = 0
@@ -51,6 +53,11 @@ class JudgeTally:
         yield said
         if self.preferred:
             yield f"  in {self.preferred:,} it prefers one of the candidates, in either order; in those kept, none"
+        if self.overruled:
+            yield (
+                f"  {self.overruled:,} of those kept it would have had revised, for what sends no draft back: minor "
+                "issues, or issues that point at nothing (decisions.jsonl has them)"
+            )
         if self.known:
             yield f"  {self.known:,} were judged before: --again judges them anew"
         if self.nothing:

@@ -41,6 +41,8 @@ class Opinion:
     text: str | None = None
     """The words that it prefers."""
     issues: Sequence[Issue] = ()
+    overruled: bool = False
+    """Whether a verdict was to revise, and the turn is kept: for minor issues, or ones that point at nothing."""
     prompts: frozenset[str] = frozenset()
     """The hashes of what its models were shown, unless they were asked again for a reply that did not fit."""
 
@@ -244,7 +246,11 @@ def _opinion(
     draft = dialogue["attempts"][-1].model_copy(update={"reviews": list(reviews)})
     refused = refused_by(draft, refusals_in(cast, discards)) is not None
     drop = refused or weigh(draft, dialogue, sees).sends_back
-    return Opinion(decision="drop" if drop else "keep", issues=[issue for each in reviews for issue in each.issues])
+    return Opinion(
+        decision="drop" if drop else "keep",
+        issues=[issue for each in reviews for issue in each.issues],
+        overruled=not drop and any(each.verdict == "revise" for each in reviews),
+    )
 
 
 def _preference(update: Mapping[str, Any]) -> Opinion | None:
