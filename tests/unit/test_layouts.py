@@ -236,6 +236,14 @@ def test_axolotls_config_names_the_rows_and_how_they_are_read(run: Path, tmp_pat
     assert "test_datasets" not in config
 
 
+def test_axolotls_config_names_the_validation_split_where_there_is_one(run: Path, tmp_path: Path) -> None:
+    export(run, Request(format="sft", tool="axolotl", validation=0.4), out=tmp_path / "out")
+    text = (tmp_path / "out" / "axolotl.yaml").read_text()
+    config = yaml.safe_load(text)
+    assert config["test_datasets"] == [{**config["datasets"][0], "split": "validation"}]
+    assert "*" not in text, "an alias, which nobody can edit"
+
+
 def test_llama_factorys_description_finds_the_files_of_each_split(run: Path, tmp_path: Path) -> None:
     summary = export(run, Request(format="dpo", tool="llama-factory", validation=0.4), out=tmp_path / "out")
     info = orjson.loads((tmp_path / "out" / "dataset_info.json").read_bytes())

@@ -4,12 +4,13 @@ https://docs.axolotl.ai/docs/dataset-formats/conversation.html, â€¦/rlhf.html, â
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from tutelage.exports.files import TrainingFiles
-from tutelage.exports.layouts.chats import MESSAGE, columns_with, learnt, row_with
+from tutelage.exports.layouts.chats import MESSAGE, NEIGHBOURS, columns_with, learnt, row_with
 from tutelage.exports.layouts.layout import Columns, Layout
 from tutelage.exports.rows import MESSAGES, Column, LeftOut, Row
 
@@ -54,7 +55,8 @@ def _config(settings: Mapping[str, Any], dataset: Mapping[str, Any]) -> Callable
 
     def beside(summary: "ExportSummary") -> Mapping[str, str]:
         def of(split: str) -> list[dict[str, Any]]:
-            return [{"path": "data", "split": split, **dataset}]
+            # Copied, for YAML would write the second one as an alias of the first.
+            return [{"path": "data", "split": split, **deepcopy(dataset)}]
 
         test = {"test_datasets": of("validation")} if "validation" in summary.splits else {}
         text = yaml.safe_dump({**settings, "datasets": of("train"), **test}, sort_keys=False)
@@ -133,7 +135,8 @@ KTO: Final = _layout(
     row=_verdict,
     settings={"rl": "kto", "remove_unused_columns": False},
     dataset={"type": "chatml.argilla_chat"},
-    note="For KTO it knows no chat template but its own two: write `llama3.argilla_chat` for a model of the Llama 3 family.",
+    note="For KTO it knows no chat template but its own two: write `llama3.argilla_chat` for a model of the Llama 3 family.\n"
+    + NEIGHBOURS,
 )
 PRM: Final = _layout(
     columns=dict,

@@ -6,6 +6,11 @@ from typing import Final
 from tutelage.exports.layouts.layout import Columns
 from tutelage.exports.rows import Column, Kind, LeftOut, Messages, Row
 
+NEIGHBOURS: Final = (
+    "The trainer takes neighbouring rows for mismatched pairs, and the drafts of one turn are neighbours with one prompt: "
+    "shuffle the rows before."
+)
+"""What a card says of KTO."""
 MESSAGE: Final[Kind] = {"role": "text", "content": "text"}
 CHAT: Final = frozenset({"prompt", "completion", "messages", "train"})
 """The columns that `learnt` reads: layouts put others in their place."""

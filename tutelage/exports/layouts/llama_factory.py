@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import yaml
 
 from tutelage.exports.files import TrainingFiles
-from tutelage.exports.layouts.chats import MESSAGE, columns_with, learns_too_much, learnt, out_of_turn, row_with
+from tutelage.exports.layouts.chats import (
+    MESSAGE,
+    NEIGHBOURS,
+    columns_with,
+    learns_too_much,
+    learnt,
+    out_of_turn,
+    row_with,
+)
 from tutelage.exports.layouts.layout import Columns, Layout
 from tutelage.exports.request import FileKind
 from tutelage.exports.rows import MESSAGES, Column, LeftOut, Row
@@ -118,6 +126,7 @@ def _layout(
     columns: Callable[[Columns], dict[str, Column]],
     row: Callable[[Row], Row | LeftOut],
     beside: Callable[["ExportSummary"], Mapping[str, str]],
+    note: str = "",
 ) -> Layout:
     return Layout(
         tool="LLaMA-Factory",
@@ -128,7 +137,7 @@ def _layout(
         rows_at="{split}/data/{split}-*.{kind}",
         beside=beside,
         usage=f"`{INFO}` describes the rows, and `{CONFIG}` is the part of a config that reads them: give "
-        "`llamafactory-cli train` this folder as its `dataset_dir`.",
+        f"`llamafactory-cli train` this folder as its `dataset_dir`.{note}",
     )
 
 
@@ -161,4 +170,5 @@ KTO: Final = _layout(
     columns=columns_with({"messages": Column(MESSAGES, "the dialogue, the draft last")}),
     row=_verdict,
     beside=_files(stage="kto", columns={"messages": "messages", "kto_tag": "label"}),
+    note=f" {NEIGHBOURS}",
 )
