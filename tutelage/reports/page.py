@@ -28,6 +28,7 @@ from tutelage.reports.pictures import (
     dots_svg,
     ending_order,
     endings_picture,
+    most_objections,
     most_tokens,
     objections_picture,
     prose,
@@ -114,7 +115,7 @@ def _sections(runs: Sequence[RunNumbers]) -> Iterator[Section]:
         "exports leave such turns out.",
         rows=[
             [acceptance_picture(run, reviewed) for run in runs if reviewed],
-            _there(objections_picture(run) for run in runs),
+            _there(objections_picture(run, most_objections(runs)) for run in runs),
             list(_measured(runs, _DRAFTED)),
         ],
     )
@@ -178,7 +179,7 @@ def _glance(runs: Sequence[RunNumbers]) -> Table:
         "graph": [", ".join(run.lessons.graphs) or "none" for run in runs],
         "written by": [", ".join(run.parents) or "unknown" for run in runs],
         "generation": [_generations(run) for run in runs],
-        "people's share in its models' training": [percent(run.real_share) for run in runs],
+        "people's share in its models' training": [_real(run) for run in runs],
         "turns of a dialogue": [_turns(run) for run in runs],
         "tokens written": [f"{sum(each.completion_tokens for each in run.statistics.calls):,}" for run in runs],
         "last finished": [_finished(run) for run in runs],
@@ -213,6 +214,10 @@ def _completed(run: RunNumbers) -> str:
 
 def _generations(run: RunNumbers) -> str:
     return "; ".join(f"{each.generation}, {each.origin}: {each.dialogues:,}" for each in run.origins) or "none"
+
+
+def _real(run: RunNumbers) -> str:
+    return percent(run.real_share) if run.real_share < 1 else "all, as far as the config says"
 
 
 def _turns(run: RunNumbers) -> str:

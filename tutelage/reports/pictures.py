@@ -121,8 +121,13 @@ def acceptance_picture(run: RunNumbers, roles: Sequence[str]) -> Picture:
     )
 
 
-def objections_picture(run: RunNumbers) -> Picture | None:
-    """What reviewers and checks had against drafts, the commonest first."""
+def objections_picture(run: RunNumbers, most: int) -> Picture | None:
+    """What reviewers and checks had against drafts, the commonest first.
+
+    Args:
+        run: The run.
+        most: The objections that a bar as wide as the picture stands for.
+    """
     found = [
         (reviewer.role, dimension, count) for reviewer in run.statistics.reviewers
         for dimension, count in reviewer.issues.items()
@@ -130,7 +135,7 @@ def objections_picture(run: RunNumbers) -> Picture | None:
     if not found:
         return None
     found.sort(key=lambda each: (each[1] == OTHER, -each[2].total))
-    most, total = max(count.total for *_, count in found), sum(count.total for *_, count in found)
+    total = sum(count.total for *_, count in found)
     bars = [
         Bar(
             label=f"{prose(role)}: {prose(dimension)}",
@@ -147,6 +152,12 @@ def objections_picture(run: RunNumbers) -> Picture | None:
         note=f"Not shown: {_many(rest, 'rarer kind')}." if rest > 0 else "",
         run=run.run,
     )
+
+
+def most_objections(runs: Sequence[RunNumbers]) -> int:
+    """How often the commonest objection was raised, of some runs."""
+    counts = (count for run in runs for reviewer in run.statistics.reviewers for count in reviewer.issues.values())
+    return max((count.total for count in counts), default=0)
 
 
 def tokens_picture(run: RunNumbers, most: int) -> Picture | None:
@@ -246,7 +257,7 @@ def words_picture(run: RunNumbers, roles: Sequence[str], longest: int) -> Pictur
             axes.set_xlabel("words in a turn" if last else "")
     medians = (f"{prose(role)} {_median(run.words[role]):,}" for role in roles if run.words.get(role))
     return Picture(
-        title=f"Words of a turn, in the middle: {', '.join(medians)}",
+        title=f"Median words of a turn: {', '.join(medians)}",
         svg=drawn.svg,
         note="How often turns were so long; the line is the median. The longest hundredth is not drawn.",
         run=run.run,
