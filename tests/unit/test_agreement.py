@@ -233,6 +233,7 @@ def test_a_revise_whose_words_are_still_there_was_not_mended() -> None:
 
 
 def test_a_revision_that_somebody_found_worse_shows_nothing() -> None:
+    assert agrees(REVISE, *revised(other(clarity=0.6), after=[other(clarity=0.2)])) is None
     assert (
         agrees(REVISE, *revised(other(issue("form")), after=[other(), check(issue("form", severity="major"))])) is None
     )
