@@ -123,6 +123,14 @@ def test_what_a_judge_kept_is_a_step_where_no_reviewer_looked(written_run: Any, 
     assert summary.left_out == {LeftOut.UNJUDGED: 1}
 
 
+def test_a_role_that_a_person_played_has_no_steps(written_run: Any, tmp_path: Path) -> None:
+    lesson(written_run)
+    written_run.add(("tutor", []), ("student", [("Hm.", "unseen")]), ("tutor", []), brief=BRIEF, id_="d1")
+    rows, summary = exported(written_run, tmp_path / "out")
+    assert {row["dialogue"] for row in rows.values()} == {"d0"}
+    assert summary.left_out == {LeftOut.A_PERSONS: 1}
+
+
 def test_parquet_holds_the_same_rows(written_run: Any, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -54,8 +54,11 @@ class Step:
 def rows(judged: Judged, prompts: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One row for the dialogue as it went, and one for each other draft that has a label."""
     transcript = judged.transcript
-    first = next((turn for turn in transcript.turns if turn.role == request.role and turn.attempts), None)
+    first = next((turn for turn in transcript.turns if turn.role == request.role), None)
     if first is None:
+        return
+    if not first.attempts:
+        yield LeftOut.A_PERSONS
         return
     try:
         opening = first_prompt(first.attempts[0].call, first.steps, prompts)
