@@ -1,6 +1,8 @@
 """`decisions.jsonl`: what counts of it, and that what was decided is never lost."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tutelage.errors import RunFolderError
-from tutelage.transcripts.decisions import FILE, Decision, DecisionFile, Decisions, read_decisions
+from tutelage.transcripts.decisions import FILE, Decision, Decisions, append_decisions, read_decisions
 
 
 def decided(**fields: Any) -> Decision:
@@ -16,8 +18,7 @@ def decided(**fields: Any) -> Decision:
 
 
 def put(folder: Path, *decisions: Decision) -> None:
-    with DecisionFile(folder) as file:
-        file.append(decisions)
+    append_decisions(folder, decisions)
 
 
 def test_what_was_appended_is_read_and_of_one_author_the_last_counts(tmp_path: Path) -> None:
@@ -76,10 +77,16 @@ def test_a_line_says_all_that_a_decision_has(tmp_path: Path) -> None:
     assert line == (b'{"id":"d0","turn":1,"by":"ada","decision":"edit","text":"Better.","reason":"It tells."}\n')
 
 
-def test_two_do_not_write_at_once(tmp_path: Path) -> None:
-    with DecisionFile(tmp_path), pytest.raises(RunFolderError, match="another process is writing"):
-        DecisionFile(tmp_path)
-    put(tmp_path, decided())
+def test_several_processes_write_at_once_and_no_line_is_lost_or_torn(tmp_path: Path) -> None:
+    code = (
+        "import sys; from tutelage.transcripts.decisions import Decision, append_decisions\n"
+        "for turn in range(50):\n"
+        "    append_decisions(sys.argv[1], [Decision(id='d0', turn=turn, by=sys.argv[2], decision='drop')])\n"
+    )
+    writing = [subprocess.Popen([sys.executable, "-P", "-c", code, tmp_path, name]) for name in ("ada", "bob", "eve")]
+    assert [process.wait(60) for process in writing] == [0, 0, 0]
+    assert len((tmp_path / FILE).read_bytes().splitlines()) == 150
+    assert len(read_decisions(tmp_path, on_skip=pytest.fail)) == 150
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,19 +96,18 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with DecisionFile(tmp_path) as file:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            with pytest.raises(OSError, match="No space"):
-                file.append([decided(turn=2)])
-        assert (tmp_path / FILE).read_bytes() == before
-        file.append([decided(turn=3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunFolderError, match="cannot be written: No space left on device"):
+            put(tmp_path, decided(turn=2))
+    assert (tmp_path / FILE).read_bytes() == before
+    put(tmp_path, decided(turn=3))
     assert [each.turn for each in read_decisions(tmp_path, on_skip=pytest.fail)] == [1, 3]
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="cannot be written"):
-        DecisionFile(tmp_path / "nowhere")
+        put(tmp_path / "nowhere")
 
 
 def test_what_is_added_after_somebody_has_looked_counts_too() -> None:

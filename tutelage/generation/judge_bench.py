@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from tutelage.generation.judge_display import show_judging
 from tutelage.generation.judge_summary import JudgeSummary, JudgeTally
 from tutelage.generation.reviewers import Judge, Opinion
 from tutelage.generation.session import unhurried_collector
-from tutelage.transcripts.decisions import Decision, DecisionFile, Decisions, read_decisions
+from tutelage.transcripts.decisions import Decision, Decisions, append_decisions, read_decisions
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import tell_skipped
 from tutelage.transcripts.transcript import Transcript
@@ -93,9 +94,10 @@ class Bench:
 
         summary.reviewers = [tally for _, tally in self._judges]
         async with AsyncExitStack() as stack:
-            file = stack.enter_context(DecisionFile(self._folder))
+            append_decisions(self._folder, [])  # what cannot be written is said before a model is asked
             before = read_decisions(self._folder, on_skip=skip)
-            writer = GroupCommit[Decision]("decisions", file.append, patience=PATIENCE).start()
+            append = partial(append_decisions, self._folder)
+            writer = GroupCommit[Decision]("decisions", append, patience=PATIENCE).start()
             stack.push_async_callback(asyncio.to_thread, writer.close)
             stack.enter_context(unhurried_collector())
             advance = stack.enter_context(show_judging(self._folder, summary.reviewers, shown=progress))

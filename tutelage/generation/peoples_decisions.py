@@ -14,7 +14,7 @@ import orjson
 from pydantic import ValidationError
 
 from tutelage.errors import UserError
-from tutelage.transcripts.decisions import Decision, DecisionFile, read_decisions, why_not
+from tutelage.transcripts.decisions import Decision, append_decisions, read_decisions, why_not
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.transcript import Transcript
 
@@ -52,15 +52,14 @@ def take_over(run: Path, source: Path) -> TakenOver:
 
     Raises:
         UserError: The file cannot be read, or nothing in it is about this run.
-        RunFolderError: Another process writes the run's decisions.
+        RunFolderError: It is no run folder, or the decisions cannot be written.
     """
     taken = TakenOver(source=source)
     last = {(each.id, each.turn, each.by): (place, each) for place, each in _decisions_in(source, taken.refused.append)}
-    with DecisionFile(run) as file:
-        before = read_decisions(run, on_skip=_ignore)
-        holding = list(_about(run, last.values(), taken.refused.append))
-        new = [each for each in holding if each not in before]
-        file.append(new)
+    holding = list(_about(run, last.values(), taken.refused.append))
+    before = read_decisions(run, on_skip=_ignore)
+    new = [each for each in holding if each not in before]
+    append_decisions(run, new)
     taken.authors = {each.by for each in holding}
     taken.new, taken.known = len(new), len(holding) - len(new)
     if not holding:

@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -138,48 +139,27 @@ class Decisions:
         return self._latest[1]
 
 
-class DecisionFile:
-    """A run's `decisions.jsonl`, open for appending by this process alone. A context manager.
+def append_decisions(run: Path | str, decisions: Sequence[Decision]) -> None:
+    """Appends decisions to a run's `decisions.jsonl`, and returns once they are on disk.
+
+    Several processes may do so at once, and while the run itself goes on. A last line that a crash has torn is cut off.
 
     Args:
-        run: The run's folder, which need not be held: a run may be judged while it goes on.
+        run: The run's folder.
+        decisions: May be none, to see whether the file can be written.
 
     Raises:
-        RunFolderError: Another process has it open, or it cannot be written.
+        RunFolderError: They could not be written; the file is as it was before.
     """
-
-    def __init__(self, run: Path | str) -> None:
-        folder = Path(run)
-        try:
-            self._lock = (folder / LOCK).open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _end_last_line(folder / FILE)
-                self._file = AppendFile(folder / FILE)
-            except OSError:
-                self._lock.close()
-                raise
-        except BlockingIOError as error:
-            raise RunFolderError(
-                f"another process is writing the decisions of {str(run)!r}: wait for its end, or stop it"
-            ) from error
-        except OSError as error:
-            raise RunFolderError(f"{str(folder / FILE)!r} cannot be written: {error.strerror}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._lock.close()
-
-    def append(self, decisions: Sequence[Decision]) -> None:
-        """Appends decisions, and returns once they are on disk.
-
-        Raises:
-            OSError: They could not be written; the file is as it was before.
-        """
-        self._file.append(b"".join(decision.as_line() for decision in decisions))
+    path = Path(run) / FILE
+    try:
+        with path.with_name(LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _end_last_line(path)
+            with closing(AppendFile(path)) as file:
+                file.append(b"".join(decision.as_line() for decision in decisions))
+    except OSError as error:
+        raise RunFolderError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
 def read_decisions(run: Path | str, *, on_skip: Callable[[str], None] | None = None) -> Decisions:
@@ -213,11 +193,15 @@ def why_not(error: ValidationError) -> str:
 
 def _end_last_line(path: Path) -> None:
     """Ends a last line that somebody wrote by hand and forgot to end: as it stands, it would pass for torn and be cut."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb+") as file:
-        last = next(iter(deque(file, maxlen=1)), b"\n")
-        if not last.endswith(b"\n") and _is_a_decision(last):
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        *_, last = deque(file, maxlen=1)
+        if _is_a_decision(last):
             file.seek(0, os.SEEK_END)
             file.write(b"\n")
 
