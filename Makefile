@@ -26,7 +26,7 @@ test-vllm: $(MADE)  ## A whole run against a real vLLM server on the CPU, in an 
 	tests/real/environment.sh vllm
 	$(BIN)/python -P -m pytest -q tests/real -m vllm
 
-test-trainers: $(MADE)  ## TRL's trainers take a step on our exports, in an environment of its own (1.5 GB)
+test-trainers: $(MADE)  ## TRL's SFT, DPO, KTO, PRM and GRPO trainers take a step on our exports, and a loss falls (1.5 GB)
 	tests/real/environment.sh trainers
 	$(BIN)/python -P -m pytest -q tests/real -m trainers
 
