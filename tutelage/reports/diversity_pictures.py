@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from tutelage.quality.diversity import MEASURES, Band, Group, Measure
 from tutelage.quality.uniformity import Measures
 from tutelage.reports.canvas import BAND, GRID, MUTED, PAPER, SERIES, SMALL, WIDTH, canvas, percent, words
+from tutelage.reports.curves import draw_end_labels
 from tutelage.reports.numbers import RunNumbers
-from tutelage.reports.pictures import Picture, colour_of, draw_end_labels, prose
+from tutelage.reports.picture import Picture, colour_of, prose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,26 +17,21 @@ from markupsafe import Markup, escape
 from tutelage.quality.diversity import MEASURES
 from tutelage.quality.intervals import Missing, Rate
 from tutelage.quality.lesson_tables import Value, as_text, sections
+from tutelage.reports.bars import Dots, dots_svg
 from tutelage.reports.canvas import PAGE_NAMES, SERIES, percent
+from tutelage.reports.curves import time_picture, turns_picture, words_picture
 from tutelage.reports.diversity_pictures import diversity_over_time_picture, diversity_picture, value_of
 from tutelage.reports.examples import Draft
 from tutelage.reports.numbers import ReportNumbers, RunNumbers
+from tutelage.reports.picture import Picture, prose, quantile
 from tutelage.reports.pictures import (
-    Dots,
-    Picture,
     acceptance_picture,
-    dots_svg,
     ending_order,
     endings_picture,
     most_objections,
     most_tokens,
     objections_picture,
-    prose,
-    quantile,
-    time_picture,
     tokens_picture,
-    turns_picture,
-    words_picture,
 )
 from tutelage.transcripts.terminal import clean
 
