@@ -129,6 +129,7 @@ def test_a_trace_has_what_people_wrote_instead_and_ends_before_what_they_dropped
     ]
     lines = traced(tmp_path, transcript(), decisions=decisions)["d0.jsonl"]
     assert contents(lines) == ["How large are the parts?", "The same."]
+    assert [line["message"]["model"] for line in lines[1:]] == ["a person", "model-of-student"]
 
 
 def test_an_id_that_would_be_no_file_name_is_hashed(tmp_path: Path) -> None:

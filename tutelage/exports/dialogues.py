@@ -4,10 +4,12 @@
 what was decided beside it, for somebody is to decide again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from tutelage.dialogue.turn import Turn
+from tutelage.exports.deciding import Decided, Writer, decided
 from tutelage.exports.request import Request
 from tutelage.exports.rows import (
     IDENTITY,
@@ -24,26 +26,36 @@ from tutelage.transcripts.decisions import Decision, Judged
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript
 
-A_PERSON: Final = "a person"
+_WRITERS: Final[Mapping[Writer, str]] = {"human": "a person", "judge": "a judge"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A turn as a dialogue shows it."""
+
+    turn: Turn
+    text: str
+    by: str
+    """Who wrote the text: the model, `model+adapter`, a person or a judge."""
 
 
 def traces(judged: Judged, _: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One row for each dialogue in which the role speaks, up to the first turn that was dropped."""
-    turns: list[tuple[Turn, str]] = []
+    said: list[Said] = []
     for turn in judged.transcript.turns:
         if judged.drops(turn.index):
             yield LeftOut.DROPPED
             break
-        edits = judged.edits(turn.index)
-        turns.append((turn, (edits[-1].text or turn.text) if edits else turn.text))
-    if any(turn.role == request.role for turn, _ in turns):
-        yield _row(judged, turns, request)
+        chosen = decided(judged, turn)
+        said.append(_as_said(turn) if chosen is None else Said(turn=turn, text=chosen.text, by=_writer(chosen)))
+    if any(each.turn.role == request.role for each in said):
+        yield _row(judged, said, request)
 
 
 def tasks(judged: Judged, _: Prompts, request: Request) -> Iterator[Row | LeftOut]:
     """One row for each dialogue, with every turn as it was said."""
     if judged.transcript.turns:
-        yield _row(judged, [(turn, turn.text) for turn in judged.transcript.turns], request)
+        yield _row(judged, [_as_said(turn) for turn in judged.transcript.turns], request)
 
 
 def roles(transcript: Transcript) -> Iterator[str]:
@@ -56,7 +68,7 @@ def columns(_: Request) -> dict[str, Column]:
     return {
         "messages": Column(MESSAGES, "the dialogue: what the role said as the assistant's, all else as the user's"),
         "speakers": Column(TEXTS, "of each message, who said it"),
-        "models": Column(TEXTS, "of each message, who wrote it: the model, `model+adapter`, or `a person`"),
+        "models": Column(TEXTS, "of each message, who wrote it: the model, `model+adapter`, `a person` or `a judge`"),
         "turns": Column(["integer"], "of each message, the turn's index in the dialogue, from 0"),
         **IDENTITY,
         "run": Column("text", "the run that it is from"),
@@ -70,16 +82,24 @@ def columns(_: Request) -> dict[str, Column]:
     }
 
 
-def _row(judged: Judged, turns: Sequence[tuple[Turn, str]], request: Request) -> Row:
+def _as_said(turn: Turn) -> Said:
+    return Said(turn=turn, text=turn.text, by=player(turn.accepted.call) if turn.accepted else _WRITERS["human"])
+
+
+def _writer(chosen: Decided) -> str:
+    return player(chosen.attempt.call) if chosen.source == "model" else _WRITERS[chosen.source]
+
+
+def _row(judged: Judged, said: Sequence[Said], request: Request) -> Row:
     transcript = judged.transcript
     brief = transcript.brief
     return {
         "messages": [
-            {"role": "assistant" if turn.role == request.role else "user", "content": text} for turn, text in turns
+            {"role": "assistant" if each.turn.role == request.role else "user", "content": each.text} for each in said
         ],
-        "speakers": [turn.role for turn, _ in turns],
-        "models": [player(turn.accepted.call) if turn.accepted else A_PERSON for turn, _ in turns],
-        "turns": [turn.index for turn, _ in turns],
+        "speakers": [each.turn.role for each in said],
+        "models": [each.by for each in said],
+        "turns": [each.turn.index for each in said],
         **identity(transcript, request.role),
         "run": transcript.run,
         "graph": transcript.graph.name,
