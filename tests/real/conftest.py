@@ -1,6 +1,6 @@
 """Fixtures of the real tests, and the rule that a plain `pytest` leaves them out.
 
-A test marked `vllm` or `trainers` runs only if `-m` names its marker. The others are deselected rather than skipped: a
+A test with one of `MARKERS` runs only if `-m` names it. The others are deselected rather than skipped: a
 skip would say that something is missing, and nothing is.
 """
 

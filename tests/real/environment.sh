@@ -30,7 +30,7 @@ beside_trainers="trl==1.13.0"
 
 pins_loaders=(
   "axolotl==0.19.0" "llamafactory==0.9.5" "verl==0.9.1" "label-studio-sdk==2.1.2"
-  "transformers==5.5.4" "tokenizers==0.22.2" "huggingface_hub==1.33.0" "httpx==0.28.1" "httpcore==1.0.9" "certifi" "typer==0.25.1"
+  "transformers==5.5.4" "tokenizers==0.22.2" "huggingface_hub==1.33.0" "httpx==0.28.1" "httpcore==1.0.9" "certifi==2026.10.18" "typer==0.25.1"
   "addict==2.4.0" "colorama==0.4.6" "distro==1.9.0" "llvmlite==0.50.0" "numba==0.68.1" "peft==0.21.2" "posthog==7.91.1"
   "requests==2.34.2" "urllib3==2.8.0" "charset-normalizer==3.5.2" "backoff==2.2.1"
   "omegaconf==2.4.0" "antlr4-python3-runtime==4.9.3" "pillow==13.0.0"
