@@ -122,7 +122,10 @@ def test_a_minimal_edit_mends_the_one_thing_that_was_named_and_changes_little_el
             draft(BEFORE, "rejected", judged_by("critic", issue("leak", "no such words"))),
             draft(AFTER, "accepted", judged_by()),
         ),
-        (draft(BEFORE, "rejected", judged_by("critic", LEAK)), draft(f"Well, let me see now. {BEFORE}", "accepted", judged_by())),
+        (
+            draft(BEFORE, "rejected", judged_by("critic", LEAK)),
+            draft(f"Well, let me see now. {BEFORE}", "accepted", judged_by()),
+        ),
         (draft(BEFORE, "rejected", judged_by("critic", LEAK)), draft("Which?", "accepted", judged_by())),
         (
             draft(BEFORE, "rejected", judged_by("critic", issue("leak", "Five"))),
