@@ -44,7 +44,7 @@ class Request:
     dedup: Literal["exact", "near", "none"] = "exact"
     """Rows whose words came before are left out: the same words, or nearly the same (needs the extra quality)."""
     near: float = 0.7
-    """From which Jaccard similarity of their 5-grams two rows are near-duplicates, 0.5 to 1: for dedup near, and for splits."""
+    """From which Jaccard similarity of 5-grams two rows are near-duplicates, 0.5 to 1: for dedup near and for splits."""
     against: tuple[Path, ...] = ()
     """Earlier exports of the same format for trl: rows that say what one of theirs says are left out."""
     drop_artefacts: bool = False
