@@ -23,6 +23,7 @@ paragraphs is about each of them. What belongs to one region has one `id`. The l
 https://labelstud.io/guide/tasks, https://labelstud.io/tags/paragraphs
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
@@ -34,8 +35,6 @@ from tutelage.exports.request import FileKind
 from tutelage.exports.rows import Column, Kind, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tutelage.exports.summary import ExportSummary
 
 CONFIG_FILE: Final = "labels.xml"
@@ -125,7 +124,7 @@ def _predictions(decisions: list[Row], turns: list[Row]) -> list[Row]:
     return [{"model_version": author, "result": results} for author, results in by_author.items()]
 
 
-def _has_place(decision: Row, places: "Mapping[int, int]") -> bool:
+def _has_place(decision: Row, places: Mapping[int, int]) -> bool:
     """Whether the labelling config has a label for a decision, and the task its turn."""
     if decision["turn"] is None:
         return decision["decision"] in DIALOGUE_LABELS
@@ -159,7 +158,7 @@ def _columns(_: Columns) -> dict[str, Column]:
     }
 
 
-def _config(_: "ExportSummary") -> "Mapping[str, str]":
+def _config(_: "ExportSummary") -> Mapping[str, str]:
     return {CONFIG_FILE: CONFIG}
 
 
