@@ -84,7 +84,7 @@ def words_picture(run: RunNumbers, roles: Sequence[str], longest: int) -> Pictur
 
 def time_picture(run: RunNumbers, roles: Sequence[str]) -> Picture | None:
     """How shares went over a run: completed dialogues, and turns that passed at first."""
-    if len(run.timeline) < 2:
+    if len(run.timeline) < 2 or run.timeline[0].dialogues < FEW:
         return None
     lines = {"completed": [(_middle(each), each.completed) for each in run.timeline]}
     colours = {"completed": INK}
