@@ -13,6 +13,7 @@ import pytest
 
 from tutelage import generate
 from tutelage.errors import ExportError, RunFolderError
+from tutelage.reports.curves import time_picture
 from tutelage.reports.page import as_page
 from tutelage.reports.reading import read_runs
 from tutelage.reports.report import as_json, write_report
@@ -195,7 +196,19 @@ def test_the_same_runs_give_the_same_page(simulated: Path) -> None:
 
 def test_several_runs_stand_side_by_side(simulated: Path, hostile: Path) -> None:
     page = as_page(read_runs([simulated, hostile]))
-    assert page.count('<span class="run">forty</span>') == page.count('<span class="run">run &lt;b&gt;</span>') + 1 > 5
+    for name in ("forty", "run &lt;b&gt;"):
+        assert page.count(f'<span class="run">{name}</span>') >= 6
+        assert page.count(f'<th scope="col">{name}</th>') >= 2
+    alone = as_page(read_runs([simulated]))
+    assert '<span class="run">' not in alone
+
+
+def test_a_course_is_drawn_only_of_dialogues_enough(simulated: Path) -> None:
+    [run] = read_runs([simulated]).runs
+    few = run.timeline[0]
+    enough = [few.model_copy(update={"first": 1 + 4 * number, "dialogues": 4}) for number in range(10)]
+    assert time_picture(run, ["tutor"]) is None
+    assert time_picture(run.model_copy(update={"timeline": enough}), ["tutor"]) is not None
 
 
 def test_what_people_wrote_stands_beside_it(simulated: Path, tmp_path: Path) -> None:
