@@ -18,6 +18,7 @@ demo: $(MADE)  ## Real dialogues with the embedded model, a transcript, an expor
 	$(BIN)/tutelage export demo --format sft --out runs/demo/exports/sft --force
 	# A model this small judges by chance: in some runs it sends no draft back, and there are no pairs to export (2).
 	$(BIN)/tutelage export demo --format dpo --out runs/demo/exports/dpo --force || test $$? -eq 2
+	$(BIN)/tutelage report demo --out runs/demo/report.html
 
 test: $(MADE)  ## The tests: no GPU, no endpoint, no network but the package index
 	$(BIN)/python -P -m pytest -q
@@ -26,19 +27,23 @@ test-vllm: $(MADE)  ## A whole run against a real vLLM server on the CPU, in an 
 	tests/real/environment.sh vllm
 	$(BIN)/python -P -m pytest -q tests/real -m vllm
 
-test-trainers: $(MADE)  ## TRL's SFT, DPO, KTO, PRM and GRPO trainers take a step on our exports, and a loss falls (1.5 GB)
+test-trainers: $(MADE)  ## TRL's trainers take a step on our exports, a loss falls, other tools' loaders read them (2.3 GB)
 	tests/real/environment.sh trainers
 	$(BIN)/python -P -m pytest -q tests/real -m trainers
+	tests/real/environment.sh loaders
+	$(BIN)/python -P -m pytest -q tests/real -m loaders
 
 check: $(MADE)  ## Lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(MADE)  ## CPU per model call and turns per second beside a bare loop and the usual stack; what checkpoints take
+bench: $(MADE)  ## CPU per call beside a bare loop and the usual stack; what checkpoints take; exports beside orjson; duplicates
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.checkpoint_bytes
+	$(BIN)/python -m benchmarks.exports
+	$(BIN)/python -m benchmarks.deduplication
 
 bench-serving: $(MADE)  ## How full a run keeps vLLM, what it finds in the prefix cache, the loss of a replica (about 30 min)
 	tests/real/environment.sh vllm
@@ -54,7 +59,7 @@ soak: $(MADE)  ## 200,000 dialogues through one process, with the curve of what 
 	$(BIN)/python -m benchmarks.soak --picture soak.png
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) .venv-vllm .venv-trainers build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm .venv-trainers .venv-loaders build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(MADE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tutelage.config import Config
     from tutelage.dialogue.agent import Agent
     from tutelage.dialogue.brief import Brief, Misconception, Probe
-    from tutelage.dialogue.candidates import Choice
+    from tutelage.dialogue.candidates import ByScore, Choice
     from tutelage.dialogue.cast import Cast, Limits, Player
     from tutelage.dialogue.checking import Check
     from tutelage.dialogue.critique import add_critique_loop
@@ -37,7 +37,7 @@ _PLACES = {
     "tutelage.config": ["Config"],
     "tutelage.dialogue.agent": ["Agent"],
     "tutelage.dialogue.brief": ["Brief", "Misconception", "Probe"],
-    "tutelage.dialogue.candidates": ["Choice"],
+    "tutelage.dialogue.candidates": ["ByScore", "Choice"],
     "tutelage.dialogue.checking": ["Check"],
     "tutelage.dialogue.cast": ["Cast", "Limits", "Player"],
     "tutelage.dialogue.critique": ["add_critique_loop"],
@@ -65,6 +65,7 @@ __all__ = [
     "Agent",
     "Attempt",
     "Brief",
+    "ByScore",
     "Call",
     "Cast",
     "Check",

@@ -37,7 +37,7 @@ class Request:
     pairs: Literal["all", "revisions", "siblings", "people"] = "all"
     """For dpo: drafts against their revisions, candidates of one prompt against each other, people's choices, or all."""
     gap: float = 0.5
-    """For dpo: by how much the scores of two siblings must differ."""
+    """For dpo: by more than this the mean scores of two siblings must differ, unless one has the better of each score."""
     minimal_edit: bool = False
     """For dpo: of revisions, only those that change little and mend one named issue, and nothing else."""
 
