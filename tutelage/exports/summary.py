@@ -1,8 +1,9 @@
 """What an export holds and what it leaves out, counted while its rows are written."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tutelage.dialogue.turn import Call
@@ -42,7 +43,7 @@ class ExportSummary:
     """The highest among the dialogues that give rows."""
     cut_off: int = 0
     """Rows whose text ends where the model had no tokens left."""
-    roles: dict[str, Counter[str]] = field(default_factory=dict)
+    roles: defaultdict[str, Counter[str]] = field(default_factory=partial(defaultdict, Counter))
     """By role, in the order in which they appear: calls in the completed dialogues by who answered."""
     learnable: dict[str, None] = field(default_factory=dict)
     """The roles that the completed dialogues have rows of, in the order in which they appear."""
@@ -103,7 +104,7 @@ class ExportSummary:
         if (unfinished := transcript.unfinished) and unfinished.role:
             self.never_said[unfinished.role] += sum(draft.status == "rejected" for draft in unfinished.attempts)
         for role, call in _calls(transcript):
-            self.roles.setdefault(role, Counter())[player(call)] += completed
+            self.roles[role][player(call)] += completed
         if not completed:
             return
         self.contents.count_dialogue(transcript)
