@@ -27,7 +27,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from tutelage.exports.cleaning import clean
+from tutelage.exports.cleaning.clean import clean
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut, Row
 

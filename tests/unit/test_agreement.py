@@ -10,7 +10,7 @@ from tutelage import Attempt, Brief, Issue, Review, Step, Transcript, Turn
 from tutelage.dialogue.arbiter import KIND
 from tutelage.dialogue.brief import Misconception
 from tutelage.dialogue.turn import Call, Claim, Outcome
-from tutelage.exports.agreement import agreement
+from tutelage.exports.formats.agreement import agreement
 from tutelage.transcripts.decisions import Decision, Judged
 from tutelage.transcripts.transcript import GraphIdentity, Usage
 

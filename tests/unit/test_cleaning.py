@@ -13,7 +13,7 @@ import pytest
 from tutelage import Brief
 from tutelage.dialogue.view import DRAFT
 from tutelage.errors import ExportError
-from tutelage.exports.cleaning import LOG, clean, scrub_log
+from tutelage.exports.cleaning.clean import LOG, clean, scrub_log
 from tutelage.exports.export import export
 from tutelage.exports.manifest import Manifest, read_manifest, write_manifest
 from tutelage.exports.request import Request

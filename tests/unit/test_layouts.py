@@ -11,7 +11,7 @@ import yaml
 import tutelage
 from tutelage.errors import ExportError
 from tutelage.exports.export import export
-from tutelage.exports.formats import FORMATS
+from tutelage.exports.formats.registry import FORMATS
 from tutelage.exports.layouts import axolotl, llama_factory, nemo_rl, openai, verl
 from tutelage.exports.layouts.layout import Layout
 from tutelage.exports.layouts.registry import LAYOUTS, WITHOUT_TRAINER, layout_of

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from tutelage import Brief
 from tutelage.errors import ExportError
+from tutelage.exports.cleaning.human_rows import HumanFile
 from tutelage.exports.export import export
-from tutelage.exports.human_rows import HumanFile
 from tutelage.exports.manifest import read_manifest
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut

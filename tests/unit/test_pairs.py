@@ -11,14 +11,14 @@ import pytest
 from tutelage import Attempt, Brief, Issue, Review, Turn
 from tutelage.dialogue.turn import Call, Claim
 from tutelage.errors import ExportError
-from tutelage.exports.deciding import Decided
 from tutelage.exports.export import export
-from tutelage.exports.pairs.pair import Pair
-from tutelage.exports.pairs.revisions import LEAST_ALIKE, MOST_ALIKE, is_minimal, revisions, similarity
-from tutelage.exports.pairs.siblings import MOST_PAIRS, siblings
+from tutelage.exports.formats.deciding import Decided
+from tutelage.exports.formats.pairs.pair import Pair
+from tutelage.exports.formats.pairs.revisions import LEAST_ALIKE, MOST_ALIKE, is_minimal, revisions, similarity
+from tutelage.exports.formats.pairs.siblings import MOST_PAIRS, siblings
+from tutelage.exports.formats.scores import mean_score, scores_of
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut
-from tutelage.exports.scores import mean_score, scores_of
 
 BRIEF = Brief(id="halves", question="What is 1/2 + 1/3?", answer=("5/6",))
 Row = dict[str, Any]

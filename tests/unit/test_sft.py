@@ -10,8 +10,8 @@ from tutelage import Brief, Review, Turn
 from tutelage.dialogue.turn import Call
 from tutelage.errors import ExportError
 from tutelage.exports.export import export
+from tutelage.exports.formats.sft import SFT
 from tutelage.exports.request import Request
-from tutelage.exports.sft import SFT
 from tutelage.transcripts.decisions import read_decisions
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.store import read_transcripts

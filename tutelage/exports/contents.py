@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from tutelage.exports.comparing import imitated
+from tutelage.exports.cleaning.comparing import imitated
 from tutelage.exports.request import Request
 from tutelage.exports.rows import Row
 from tutelage.quality.agreement import THE_RUN, Agreement, Agreements, said_by_run, said_in

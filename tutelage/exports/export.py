@@ -8,15 +8,15 @@ from typing import Final
 from tutelage.errors import ExportError
 from tutelage.exports.card import FILE as CARD
 from tutelage.exports.card import dataset_card
-from tutelage.exports.cleaning import clean, scrub_log
-from tutelage.exports.dpo import DPO
+from tutelage.exports.cleaning.clean import clean, scrub_log
+from tutelage.exports.cleaning.mixing import Mix
 from tutelage.exports.folder import moved_when_whole, refuse_to_replace
-from tutelage.exports.formats import FORMATS
+from tutelage.exports.formats.dpo import DPO
+from tutelage.exports.formats.registry import FORMATS
 from tutelage.exports.guard import refuse_late_generation, refuse_late_runs, tell
 from tutelage.exports.layouts.registry import layout_of
 from tutelage.exports.manifest import FILE as MANIFEST
 from tutelage.exports.manifest import Manifest, write_manifest
-from tutelage.exports.mixing import Mix
 from tutelage.exports.request import Request
 from tutelage.exports.rows import OF_SOME_FORMATS, LeftOut, Row
 from tutelage.exports.summary import ExportSummary

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from tutelage.errors import ExportError
-from tutelage.exports.mixing import NEARLY, TO_LOOK_AT
+from tutelage.exports.cleaning.mixing import NEARLY, TO_LOOK_AT
 from tutelage.exports.request import Request
 from tutelage.transcripts.store import parse_transcript, raw_lines
 from tutelage.transcripts.transcript import Transcript

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from tutelage.dialogue.turn import Call
+from tutelage.exports.cleaning.mixing import learnt_characters
 from tutelage.exports.contents import Contents, is_mixed_in
 from tutelage.exports.layouts.layout import Layout
-from tutelage.exports.mixing import learnt_characters
 from tutelage.exports.request import FileKind, Request
 from tutelage.exports.rows import MESSAGES, Column, Format, LeftOut, Row, player
 from tutelage.transcripts.transcript import Transcript

@@ -27,12 +27,12 @@ from tutelage.errors import (
     ExportError,
     ModelNotServed,
 )
+from tutelage.exports.formats.sft import SFT
 from tutelage.exports.logprob_set import LogprobSet, check_out
 from tutelage.exports.logprobs import RAW, Mode, ScoredTurn
 from tutelage.exports.manifest import Manifest
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut, Row
-from tutelage.exports.sft import SFT
 from tutelage.generation.generate import fast_loop
 from tutelage.generation.run_folder import read_run_yaml
 from tutelage.generation.score_summary import ScoreSummary, card, show_scoring

@@ -110,7 +110,9 @@ def _is_phone(match: re.Match[str]) -> bool:
     if len(set(map(len, groups))) > 1 or len(groups) == 1:
         return True
     steps = {int(after) - int(before) for before, after in pairwise(groups)}
-    return len(groups) == 5 and len(groups[0]) == 2 and (len(steps) > 1 or max(steps) > 10)  # as in France: 01 23 45 67 80
+    return (
+        len(groups) == 5 and len(groups[0]) == 2 and (len(steps) > 1 or max(steps) > 10)
+    )  # as in France: 01 23 45 67 80
 
 
 def _is_said_to_be_phone(match: re.Match[str]) -> bool:

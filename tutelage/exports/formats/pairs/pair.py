@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from tutelage.dialogue.turn import Attempt, Call
-from tutelage.exports.scores import Scores, mean_score, scores_of
+from tutelage.exports.formats.scores import Scores, mean_score, scores_of
 
 Source: TypeAlias = Literal["revision", "sibling", "human", "judge"]
 """What prefers one text to the other: the reviewers that sent a draft back, scores of two candidates, a person, a judge."""

@@ -17,10 +17,11 @@ from typing import Final
 import orjson
 
 from tutelage.dialogue.turn import Call, Review, Turn
-from tutelage.exports.agreement import agreement
-from tutelage.exports.deciding import Writer, decided
+from tutelage.exports.formats.agreement import agreement
+from tutelage.exports.formats.deciding import Writer, decided
+from tutelage.exports.formats.reviews import reviews_by
+from tutelage.exports.formats.scores import mean_score, scores_of
 from tutelage.exports.request import Request
-from tutelage.exports.reviews import reviews_by
 from tutelage.exports.rows import (
     FLAGS,
     IDENTITY,
@@ -36,7 +37,6 @@ from tutelage.exports.rows import (
     said,
     thought,
 )
-from tutelage.exports.scores import mean_score, scores_of
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript

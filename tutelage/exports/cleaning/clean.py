@@ -25,11 +25,11 @@ import orjson
 
 from tutelage.checks.artefacts import broken_off, label, meta_text, template_token
 from tutelage.errors import ExportError
-from tutelage.exports.comparing import compared, imitated
-from tutelage.exports.earlier import check_earlier, earlier_rows
+from tutelage.exports.cleaning.comparing import compared, imitated
+from tutelage.exports.cleaning.earlier import check_earlier, earlier_rows
+from tutelage.exports.cleaning.whole_set import SCORES, balanced, in_one, split, the_best, without_near_duplicates
 from tutelage.exports.request import Request
 from tutelage.exports.rows import IDENTITY, SCRUBBED, LeftOut, Row
-from tutelage.exports.whole_set import SCORES, balanced, in_one, split, the_best, without_near_duplicates
 from tutelage.quality.contamination import Benchmarks, read_benchmarks, texts_of
 from tutelage.quality.near_duplicates import LOWEST, need_libraries
 from tutelage.quality.personal_data import scrubbed

@@ -20,8 +20,8 @@ import orjson
 import structlog
 
 from tutelage.errors import ExportError
-from tutelage.exports.comparing import compared
-from tutelage.exports.human_rows import HumanFile
+from tutelage.exports.cleaning.comparing import compared
+from tutelage.exports.cleaning.human_rows import HumanFile
 from tutelage.exports.request import Request
 from tutelage.exports.rows import Column, LeftOut, Row
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from tutelage.errors import ExportError
-from tutelage.exports.comparing import Compared, Tasks, compared
-from tutelage.exports.earlier import earlier_rows
+from tutelage.exports.cleaning.comparing import Compared, Tasks, compared
+from tutelage.exports.cleaning.earlier import earlier_rows
+from tutelage.exports.cleaning.spool import Spool
 from tutelage.exports.request import Request
 from tutelage.exports.rows import LeftOut, Row
-from tutelage.exports.spool import Spool
 from tutelage.quality.lengths import is_lopsided, unbalanced
 from tutelage.quality.near_duplicates import NearDuplicates
 from tutelage.quality.splits import TEST, TRAIN, VALIDATION, Together, splits_of

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from tutelage.dialogue.turn import Turn
 from tutelage.dialogue.view import label as name_of
+from tutelage.exports.formats.verdicts import Labelled, is_reviewed, labels, right_as_said
 from tutelage.exports.request import Request
 from tutelage.exports.rows import (
     FLAGS,
@@ -28,7 +29,6 @@ from tutelage.exports.rows import (
     identity,
     player,
 )
-from tutelage.exports.verdicts import Labelled, is_reviewed, labels, right_as_said
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Final
 
-from tutelage.exports.dialogues import LABEL_STUDIO, TRACES
-from tutelage.exports.dpo import DPO
-from tutelage.exports.grpo import GRPO
-from tutelage.exports.kto import KTO
-from tutelage.exports.prm import PRM
+from tutelage.exports.formats.dialogues import LABEL_STUDIO, TRACES
+from tutelage.exports.formats.dpo import DPO
+from tutelage.exports.formats.grpo import GRPO
+from tutelage.exports.formats.kto import KTO
+from tutelage.exports.formats.prm import PRM
+from tutelage.exports.formats.sft import SFT
 from tutelage.exports.rows import Format
-from tutelage.exports.sft import SFT
 
 FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in (SFT, DPO, KTO, PRM, GRPO, TRACES, LABEL_STUDIO)}

@@ -8,11 +8,11 @@ of the critique.
 from collections.abc import Iterator
 
 from tutelage.dialogue.turn import Turn
-from tutelage.exports.deciding import decided, words_of
-from tutelage.exports.pairs.pair import Pair
-from tutelage.exports.pairs.people import people
-from tutelage.exports.pairs.revisions import revisions
-from tutelage.exports.pairs.siblings import siblings
+from tutelage.exports.formats.deciding import decided, words_of
+from tutelage.exports.formats.pairs.pair import Pair
+from tutelage.exports.formats.pairs.people import people
+from tutelage.exports.formats.pairs.revisions import revisions
+from tutelage.exports.formats.pairs.siblings import siblings
 from tutelage.exports.request import Request
 from tutelage.exports.rows import (
     IDENTITY,

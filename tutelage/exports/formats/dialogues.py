@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tutelage.dialogue.turn import Turn
-from tutelage.exports.deciding import Decided, Writer, decided
+from tutelage.exports.formats.deciding import Decided, Writer, decided
 from tutelage.exports.request import Request
 from tutelage.exports.rows import (
     IDENTITY,

@@ -13,8 +13,8 @@ from typing import Final
 from tutelage.dialogue.pointing import still_stands
 from tutelage.dialogue.turn import Attempt, Issue, Turn
 from tutelage.dialogue.weighing import is_sound
-from tutelage.exports.deciding import Decided, words_of
-from tutelage.exports.pairs.pair import Pair, compared
+from tutelage.exports.formats.deciding import Decided, words_of
+from tutelage.exports.formats.pairs.pair import Pair, compared
 from tutelage.exports.rows import LeftOut
 
 LEAST_ALIKE: Final = 0.3

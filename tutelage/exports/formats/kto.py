@@ -10,9 +10,11 @@ agree with its verdict. A review about which they say nothing has none.
 from collections.abc import Iterator
 
 from tutelage.dialogue.turn import Turn
-from tutelage.exports.agreement import agreement
+from tutelage.exports.formats.agreement import agreement
+from tutelage.exports.formats.reviews import Reviewed, reviews_by
+from tutelage.exports.formats.scores import mean_score, scores_of
+from tutelage.exports.formats.verdicts import Labelled, is_reviewed, labels
 from tutelage.exports.request import Request
-from tutelage.exports.reviews import Reviewed, reviews_by
 from tutelage.exports.rows import (
     IDENTITY,
     MESSAGES,
@@ -27,8 +29,6 @@ from tutelage.exports.rows import (
     player,
     said,
 )
-from tutelage.exports.scores import mean_score, scores_of
-from tutelage.exports.verdicts import Labelled, is_reviewed, labels
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.transcript import Transcript

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from tutelage.dialogue.turn import Attempt, Turn
 from tutelage.dialogue.weighing import is_sound
-from tutelage.exports.deciding import Decided, Writer, decided, words_of
+from tutelage.exports.formats.deciding import Decided, Writer, decided, words_of
 from tutelage.exports.rows import LeftOut
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.transcript import Transcript

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from tutelage.dialogue.turn import Attempt, Turn
 from tutelage.dialogue.weighing import is_sound
-from tutelage.exports.deciding import heard, preferred_by, words_of
-from tutelage.exports.pairs.pair import Pair, Source, compared
+from tutelage.exports.formats.deciding import heard, preferred_by, words_of
+from tutelage.exports.formats.pairs.pair import Pair, Source, compared
 from tutelage.exports.rows import LeftOut
 from tutelage.transcripts.decisions import Decision, Judged
 

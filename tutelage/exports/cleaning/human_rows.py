@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final, Self
 import orjson
 
 from tutelage.errors import ExportError
-from tutelage.exports.comparing import compared
+from tutelage.exports.cleaning.comparing import compared
 from tutelage.exports.rows import MESSAGES, Column, Kind, Row
 
 LEARNT: Final = (

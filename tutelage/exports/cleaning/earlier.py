@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 
 from tutelage.errors import ExportError
-from tutelage.exports.comparing import Compared, compared
+from tutelage.exports.cleaning.comparing import Compared, compared
 from tutelage.exports.manifest import read_manifest
 from tutelage.exports.request import Request
 from tutelage.exports.rows import Row

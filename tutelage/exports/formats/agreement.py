@@ -29,9 +29,9 @@ from tutelage.checks.answers import gives, wrong_answer_in
 from tutelage.dialogue.arbiter import prefers
 from tutelage.dialogue.pointing import still_stands
 from tutelage.dialogue.turn import Attempt, Claim, Issue, Review, Turn
-from tutelage.exports.deciding import preferred_by
+from tutelage.exports.formats.deciding import preferred_by
+from tutelage.exports.formats.scores import scores_of
 from tutelage.exports.rows import player
-from tutelage.exports.scores import scores_of
 from tutelage.transcripts.decisions import JUDGE, Decision, Judged
 
 SOLUTION: Final = "solution"

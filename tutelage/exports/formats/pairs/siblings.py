@@ -12,10 +12,10 @@ from typing import Final
 
 from tutelage.dialogue.turn import Attempt, Turn
 from tutelage.dialogue.weighing import is_sound
-from tutelage.exports.deciding import Decided, words_of
-from tutelage.exports.pairs.pair import Pair, compared_by
+from tutelage.exports.formats.deciding import Decided, words_of
+from tutelage.exports.formats.pairs.pair import Pair, compared_by
+from tutelage.exports.formats.scores import Scores, scores_of
 from tutelage.exports.rows import LeftOut
-from tutelage.exports.scores import Scores, scores_of
 
 MOST_PAIRS: Final = 4
 """Pairs that a turn may give, those with the widest gaps: eight candidates would give 28, all of one prompt."""
