@@ -9,10 +9,11 @@ import hashlib
 import math
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
 from random import Random
+from secrets import token_hex
 from typing import Any, Final
 
 import orjson
@@ -134,6 +135,9 @@ class Teacher:
     """How many tokens are drawn in each place by its probabilities, instead; None to keep the likeliest."""
     seed: int = 0
     """Of the tokens that are drawn here."""
+    salt: str = field(default_factory=lambda: token_hex(16))
+    """Its requests find in the prefix cache what they have computed themselves, and nothing else: vLLM 0.32 on a CPU leaves
+    wrong keys and values there where it has computed prompts of several adapters at once."""
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
@@ -246,13 +250,7 @@ class Teacher:
 
     async def _next(self, before: Sequence[int]) -> dict[int, float]:
         """How likely the likeliest tokens are that may come next, by their ids."""
-        asked = {
-            "prompt": list(before),
-            "max_tokens": 1,
-            "temperature": 1.0,
-            "logprobs": self.k,
-            "return_tokens_as_token_ids": True,
-        }
+        asked = {**self._next_token(before), "logprobs": self.k, "return_tokens_as_token_ids": True}
         reply, endpoint = await self._post(COMPLETIONS, asked, NOWHERE)
         try:
             top = reply["choices"][0]["logprobs"]["top_logprobs"][0]
@@ -262,7 +260,7 @@ class Teacher:
 
     async def _told(self, tokens: Tokens, at: At) -> list["_Told"]:
         """What it tells of each place of a reply in one prefill."""
-        asked = {"prompt": list(tokens.ids), "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": self.k}
+        asked = {**self._next_token(tokens.ids), "prompt_logprobs": self.k}
         reply, endpoint = await self._post(COMPLETIONS, asked, at)
         entries = _prompt_logprobs(reply)
         # Of the very first token nothing can be told, and no prompt is empty.
@@ -297,9 +295,7 @@ class Teacher:
         A place where one is needed is rare, and a request for it is a prompt that the prefix cache has, and one step.
         """
         asked = {
-            "prompt": list(before),
-            "max_tokens": 1,
-            "temperature": 1.0,
+            **self._next_token(before),
             "n": wanted,
             "logprobs": 0,
             "return_token_ids": True,
@@ -315,6 +311,9 @@ class Teacher:
         if len(drawn) != wanted or any(id_ in told.ids for id_, _ in drawn):
             raise ConfigError(_no_vllm(endpoint, "takes no notice of `n` or `logit_bias`"))
         return drawn
+
+    def _next_token(self, before: Sequence[int]) -> dict[str, Any]:
+        return {"prompt": list(before), "max_tokens": 1, "temperature": 1.0, "cache_salt": self.salt}
 
     async def _post(self, path: str, asked: dict[str, Any], at: At) -> tuple[dict[str, Any], str]:
         body = orjson.dumps({"model": self.adapter or self.model, **asked})
