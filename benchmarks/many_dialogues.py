@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ def write_run(folder: Path, dialogues: int, *, messages: int) -> Path:
         generate(project.config, out=project.run)
     run = folder / "many"
     (run / "transcripts").mkdir(parents=True)
+    shutil.copy(project.run / "run.yaml", run)
     patterns = list(_patterns(project))
     with (run / "transcripts" / "00000.jsonl").open("wb") as lines, (run / "messages.jsonl").open("wb") as prompts:
         for number in range(dialogues):
