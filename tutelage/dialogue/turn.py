@@ -115,6 +115,11 @@ class Call(Record):
     prompt_token_ids: TokenIds | None = Field(default=None, exclude_if=_is_absent)
 
     @property
+    def player(self) -> str:
+        """Who answered: the model, or `model+adapter`."""
+        return f"{self.model}+{self.adapter}" if self.adapter else self.model
+
+    @property
     def is_further_candidate(self) -> bool:
         """Whether it was no call of its own: the first candidate of the same request has what all of them took."""
         return bool(self.candidate) and not self.prompt_tokens

@@ -1,6 +1,8 @@
 """Exports: transcripts as the rows that a training tool reads, as a data set of its own with a card."""
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Final
@@ -55,7 +57,8 @@ def export(
         with moved_when_whole(out) as folder:
             layout = layout_of(request)
             summary = ExportSummary(format=FORMATS[request.format], layout=layout, request=request, out=out)
-            _write(runs, folder, summary)
+            with _no_collections():
+                _write(runs, folder, summary)
             if not summary.rows:
                 raise ExportError(_why_empty(runs, summary))
             for name, text in layout.beside(summary).items():
@@ -66,6 +69,18 @@ def export(
         raise ExportError(f"the export to {str(out)!r} failed, and nothing is left of it: {error}") from error
     tell(summary)
     return summary
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Rows and transcripts hold no cycles, and the collector would go over all that is held again and again: a tenth."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> None:

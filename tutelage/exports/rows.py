@@ -179,11 +179,6 @@ def identity(transcript: Transcript, role: str, *place: int | str) -> Row:
     }
 
 
-def player(call: Call) -> str:
-    """Who answered a call: the model, or `model+adapter`."""
-    return f"{call.model}+{call.adapter}" if call.adapter else call.model
-
-
 def accepted(turn: Turn) -> Attempt:
     """The one attempt of a turn that was said."""
     return next(attempt for attempt in turn.attempts if attempt.status == "accepted")

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tutelage.dialogue.turn import Call
 from tutelage.exports.cleaning.mixing import learnt_characters
 from tutelage.exports.contents import Contents, is_mixed_in
 from tutelage.exports.layouts.layout import Layout
 from tutelage.exports.request import FileKind, Request
-from tutelage.exports.rows import MESSAGES, Column, Format, LeftOut, Row, player
+from tutelage.exports.rows import MESSAGES, Column, Format, LeftOut, Row
 from tutelage.transcripts.transcript import Transcript
 
 
@@ -103,8 +102,8 @@ class ExportSummary:
         completed = transcript.outcome.status == "completed"
         if (unfinished := transcript.unfinished) and unfinished.role:
             self.never_said[unfinished.role] += sum(draft.status == "rejected" for draft in unfinished.attempts)
-        for role, call in _calls(transcript):
-            self.roles[role][player(call)] += completed
+        for (role, who), count in Counter(_calls(transcript)).items():
+            self.roles[role][who] += count * completed
         if not completed:
             return
         self.contents.count_dialogue(transcript)
@@ -157,9 +156,13 @@ class ExportSummary:
         return "\n".join(lines)
 
 
-def _calls(transcript: Transcript) -> Iterator[tuple[str, Call]]:
+def _calls(transcript: Transcript) -> Iterator[tuple[str, str]]:
+    """Of each call the role, and who answered."""
     for turn in transcript.turns:
         for attempt in turn.attempts:
-            yield turn.role, attempt.call
-            yield from ((review.role, review.call) for review in attempt.reviews if review.call)
-        yield from ((step.role, step.call) for step in turn.steps)
+            yield turn.role, attempt.call.player
+            for review in attempt.reviews:
+                if review.call:
+                    yield review.role, review.call.player
+        for step in turn.steps:
+            yield step.role, step.call.player

@@ -324,10 +324,7 @@ class _Curve:
 
 
 def _player(turn: Turn) -> str:
-    said = turn.accepted
-    if said is None:
-        return "a person"
-    return f"{said.call.model}+{said.call.adapter}" if said.call.adapter else said.call.model
+    return turn.accepted.call.player if turn.accepted else "a person"
 
 
 def _hash(place: str) -> int:

@@ -337,7 +337,7 @@ class _NearBy:
         key = sha256.encode()
         while True:
             for stretch in self._stretches:
-                if line := stretch.get(key):
+                if (line := stretch.get(key)) and line.endswith(b"}\n"):
                     record: dict[str, Any] = orjson.loads(line)
                     return record
             if not self._read_on():
@@ -348,8 +348,7 @@ class _NearBy:
     def _read_on(self) -> bool:
         """Whether there was more to read."""
         lines = self._file.readlines(_STRETCH)
-        whole = (line for line in lines if line.endswith(b"}\n"))
-        self._stretches.appendleft({line[_HASH]: line for line in whole})
+        self._stretches.appendleft({line[_HASH]: line for line in lines})
         return bool(lines)
 
 

@@ -31,7 +31,6 @@ from tutelage.dialogue.pointing import still_stands
 from tutelage.dialogue.turn import Attempt, Claim, Issue, Review, Turn
 from tutelage.exports.formats.deciding import preferred_by
 from tutelage.exports.formats.scores import scores_of
-from tutelage.exports.rows import player
 from tutelage.transcripts.decisions import JUDGE, Decision, Judged
 
 SOLUTION: Final = "solution"
@@ -92,7 +91,7 @@ def _is_its_own(decision: Decision, review: Review) -> bool:
     role, _, players = decision.by.removeprefix(JUDGE).partition("/")
     if review.call is None or not players:
         return role == review.role
-    return bool({review.call.model, player(review.call)} & {*players.split(",")})
+    return bool({review.call.model, review.call.player} & {*players.split(",")})
 
 
 def _checks(review: Review, draft: Attempt) -> Iterator[bool]:

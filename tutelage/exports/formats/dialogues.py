@@ -20,7 +20,6 @@ from tutelage.exports.rows import (
     LeftOut,
     Row,
     identity,
-    player,
 )
 from tutelage.transcripts.decisions import Decision, Judged
 from tutelage.transcripts.messages import Prompts
@@ -83,11 +82,11 @@ def columns(_: Request) -> dict[str, Column]:
 
 
 def _as_said(turn: Turn) -> Said:
-    return Said(turn=turn, text=turn.text, by=player(turn.accepted.call) if turn.accepted else _WRITERS["human"])
+    return Said(turn=turn, text=turn.text, by=turn.accepted.call.player if turn.accepted else _WRITERS["human"])
 
 
 def _writer(chosen: Decided) -> str:
-    return player(chosen.attempt.call) if chosen.source == "model" else _WRITERS[chosen.source]
+    return chosen.attempt.call.player if chosen.source == "model" else _WRITERS[chosen.source]
 
 
 def _row(judged: Judged, said: Sequence[Said], request: Request) -> Row:

@@ -24,7 +24,6 @@ from tutelage.exports.rows import (
     Row,
     first_prompt,
     identity,
-    player,
     said,
     thought,
 )
@@ -130,8 +129,8 @@ def _row(transcript: Transcript, turn: Turn, pair: Pair, prompts: Prompts, reque
         "attempt": pair.attempt,
         "source": pair.source,
         "issues_fixed": list(pair.issues_fixed),
-        "chosen_model": player(pair.chosen_by) if pair.chosen_by else "",
-        "rejected_model": player(pair.rejected_by),
+        "chosen_model": pair.chosen_by.player if pair.chosen_by else "",
+        "rejected_model": pair.rejected_by.player,
         "finish_reason": (pair.chosen_by.finish_reason or "") if pair.chosen_by else "",
         "score_chosen": high,
         "score_rejected": low,

@@ -24,7 +24,6 @@ from tutelage.exports.rows import (
     accepted,
     first_prompt,
     identity,
-    player,
 )
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
@@ -112,6 +111,6 @@ def _row(transcript: Transcript, turn: Turn, unsaid: Sequence[str], prompts: Pro
         **identity(transcript, turn.role, turn.index),
         "turn": turn.index,
         "seed": said.call.seed,
-        "model": player(said.call),
+        "model": said.call.player,
         "finish_reason": said.call.finish_reason or "",
     }

@@ -26,7 +26,6 @@ from tutelage.exports.rows import (
     Row,
     first_prompt,
     identity,
-    player,
     said,
 )
 from tutelage.transcripts.decisions import Judged
@@ -119,7 +118,7 @@ def _review(judged: Judged, turn: Turn, given: Reviewed, prompts: Prompts) -> Ro
         "turn": turn.index,
         "by": "checks",
         "issues": [],
-        "model": player(given.call),
+        "model": given.call.player,
         "source": "model",
         "finish_reason": given.call.finish_reason or "",
         "score": None,
@@ -137,7 +136,7 @@ def _row(transcript: Transcript, turn: Turn, label: Labelled, prompt: Messages) 
         "turn": turn.index,
         "by": label.by,
         "issues": [] if label.right else sorted(refused),
-        "model": player(draft.call),
+        "model": draft.call.player,
         "source": label.source,
         "finish_reason": "" if label.is_edit else draft.call.finish_reason or "",
         "score": None if label.is_edit else mean_score(scores_of(draft)),

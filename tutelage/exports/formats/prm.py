@@ -27,7 +27,6 @@ from tutelage.exports.rows import (
     accepted,
     first_prompt,
     identity,
-    player,
 )
 from tutelage.transcripts.decisions import Judged
 from tutelage.transcripts.messages import Prompts
@@ -159,7 +158,7 @@ def _origin(turn: Turn, label: Labelled | None) -> Row:
     draft, source = (label.draft, label.source) if label else (accepted(turn), "model")
     row = {
         "turn": turn.index,
-        "model": player(draft.call),
+        "model": draft.call.player,
         "source": source,
         "finish_reason": "" if source != "model" else draft.call.finish_reason or "",
     }

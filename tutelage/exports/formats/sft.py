@@ -33,7 +33,6 @@ from tutelage.exports.rows import (
     Row,
     first_prompt,
     identity,
-    player,
     said,
     thought,
 )
@@ -200,7 +199,7 @@ def _origin(reply: Reply) -> Row:
     finish_reason = reply.given.finish_reason or ""
     row = {
         "turn": reply.turn.index,
-        "model": player(reply.given),
+        "model": reply.given.player,
         "source": reply.source,
         "finish_reason": finish_reason,
     }
