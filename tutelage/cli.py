@@ -312,7 +312,9 @@ def export(
     from tutelage.exports.push import check_push
     from tutelage.exports.push import push as send
     from tutelage.generation.run_folder import find_run
+    from tutelage.telemetry.logs import configure_logs
 
+    configure_logs()
     if not runs:
         raise UserError("say which run: `tutelage export RUN --format sft --out DIR`")
     if public and push is None:
@@ -363,6 +365,7 @@ def judge(
     verbose
         Log every retry.
     """
+    from tutelage.errors import UserError
     from tutelage.generation.judge import doubtful
     from tutelage.generation.judge import judge as judge_again
     from tutelage.generation.judge_summary import render_doubts
@@ -373,6 +376,9 @@ def judge(
     _end_politely()
     folder = find_run(run)
     if list:
+        judging = {"--by": by, "--check": check, "--config": config, "--decisions": decisions, "--again": again}
+        if given := ", ".join(name for name, value in judging.items() if value):
+            raise UserError(f"--list only lists what is doubtful by now: leave out {given}")
         print(render_doubts(doubtful(folder, role=role)))
         return 0
     summary = judge_again(
@@ -402,7 +408,9 @@ def report(
     from tutelage.errors import UserError
     from tutelage.generation.run_folder import find_run
     from tutelage.reports.report import as_json, write_report
+    from tutelage.telemetry.logs import configure_logs
 
+    configure_logs()
     if not runs:
         raise UserError("say which run: `tutelage report RUN`")
     folders = [find_run(run) for run in runs]

@@ -116,7 +116,10 @@ def test_what_another_model_drops_is_in_no_export(run: Path, tmp_path: Path, jud
         if turn.role == "tutor"
     }
     options = ("--format", "sft", "--files", "jsonl", "--forced", "--dedup", "none")
-    assert tutelage("export", run, *options, "--out", tmp_path / "set", within=tmp_path)[0] == 0
+    code, out, err = tutelage("export", run, *options, "--out", tmp_path / "set", within=tmp_path)
+    assert code == 0, err
+    assert "mostly_synthetic_exported" in err
+    assert "mostly_synthetic_exported" not in out, "results alone go to stdout"
     rows = [json.loads(line) for file in (tmp_path / "set").rglob("*.jsonl") for line in file.read_text().splitlines()]
     learnt = Counter(row["completion"][-1]["content"] for row in rows)
     assert learnt == Counter(text for place, text in texts.items() if place not in dropped)
@@ -240,6 +243,8 @@ def test_an_endpoint_that_goes_away_leaves_what_was_decided(
         (("--check", "nowhere:check"), "does not import"),
         (("--decisions", "nothing.jsonl"), "cannot be read"),
         (("--by", "critic", "--config", "nothing.yaml"), "cannot be read"),
+        (("--list", "--by", "critic", "--again"), "leave out --by, --again"),
+        (("--decisions", "people.jsonl", "--config", "nothing.yaml"), "about who judges anew"),
     ],
 )
 def test_what_the_user_can_mend_is_said_with_exit_code_2(

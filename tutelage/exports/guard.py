@@ -7,7 +7,7 @@ limits are a product's, not a law's: three rounds are worth a warning, five are 
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import structlog
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tutelage.exports.summary import ExportSummary
 
 log = structlog.get_logger()
+
+Concern: TypeAlias = Literal["late_generation", "human_rows_short", "mostly_synthetic"]
 
 WARN_FROM: Final = 3
 REFUSE_FROM: Final = 5
@@ -64,11 +66,11 @@ def refuse_late_generation(transcript: Transcript, request: Request) -> None:
         )
 
 
-def concerns(summary: "ExportSummary") -> Iterator[tuple[str, str]]:
-    """What whoever trains on an export should know of it: each with the name of its event in the log."""
+def concerns(summary: "ExportSummary") -> Iterator[tuple[Concern, str]]:
+    """What whoever trains on an export should know of it: each with its kind."""
     if summary.generation >= WARN_FROM:
         yield (
-            "late_generation_exported",
+            "late_generation",
             f"generation {summary.generation}: models wrote it that were trained on what models wrote; each generation "
             f"loses what is rare, and from {REFUSE_FROM} on they are refused",
         )
@@ -82,7 +84,7 @@ def concerns(summary: "ExportSummary") -> Iterator[tuple[str, str]]:
         )
     if 1 - summary.real_share > MOST_SYNTHETIC + NEARLY:
         yield (
-            "mostly_synthetic_exported",
+            "mostly_synthetic",
             f"models wrote {1 - summary.real_share:.1%} of what is to be learnt: above half, mix in what people wrote "
             "(`mix`), here or in training",
         )
@@ -90,5 +92,12 @@ def concerns(summary: "ExportSummary") -> Iterator[tuple[str, str]]:
 
 def tell(summary: "ExportSummary") -> None:
     """Says what whoever trains on an export should know, in the log."""
-    for event, note in concerns(summary):
-        log.warning(event, generation=summary.generation, real_share=round(summary.real_share, 4), note=note)
+    said = {"generation": summary.generation, "real_share": round(summary.real_share, 4)}
+    for concern, note in concerns(summary):
+        match concern:
+            case "late_generation":
+                log.warning("late_generation_exported", note=note, **said)
+            case "human_rows_short":
+                log.warning("human_rows_short", note=note, **said)
+            case "mostly_synthetic":
+                log.warning("mostly_synthetic_exported", note=note, **said)
