@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tutelage import Brief, read_transcripts
 from tutelage.errors import RunFolderError
 from tutelage.transcripts.decisions import FILE, Decision, Decisions, append_decisions, read_decisions
 
@@ -116,3 +117,25 @@ def test_what_is_added_after_somebody_has_looked_counts_too() -> None:
     decisions.add("d0", decided(by="bob").as_line())
     assert decisions.has("d0", 1, "bob")
     assert len(decisions) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "dropped"),
+    [
+        ({"ada": "drop", "bob": "keep"}, True),
+        ({"ada": "drop", "bob": "edit"}, False),
+        ({"ada": "drop", "bob": "prefer"}, False),
+        ({"judge:critic/m": "drop", "ada": "keep"}, False),
+        ({"judge:critic/m": "drop", "ada": "edit"}, False),
+        ({"judge:critic/m": "drop", "judge:critic/n": "keep"}, True),
+        ({"judge:critic/m": "drop", "judge:critic/n": "prefer"}, True),
+        ({"judge:critic/m": "keep", "ada": "keep"}, False),
+    ],
+)
+def test_one_drop_is_enough_unless_a_person_says_more_than_whoever_dropped_it(
+    written_run: Any, said: dict[str, str], dropped: bool
+) -> None:
+    written_run.add(("tutor", [("Why?", "accepted")]), brief=Brief(id="b", topic="Sums"))
+    [transcript] = read_transcripts(written_run.path)
+    decisions = Decisions(decided(turn=0, by=by, decision=how, text="Why?") for by, how in said.items())
+    assert decisions.about(transcript).drops(0) is dropped

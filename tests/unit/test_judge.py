@@ -297,6 +297,14 @@ def test_who_cannot_judge_is_told_who_could(tmp_path: Path, options: dict[str, A
     assert not decisions(run)
 
 
+def test_a_graph_beside_its_config_is_looked_for_beside_the_config_that_is_named(tmp_path: Path) -> None:
+    run = play(tmp_path, LESSON)
+    own = (run / "run.yaml").read_text()
+    (run / "run.yaml").write_text(own.replace("graph: lesson", "graph: mine.py:mine"))
+    with pytest.raises(UserError, match=r"no file .*mine\.py; say beside which config it is \(--config CONFIG\)"):
+        judged(run, [ACCEPT])
+
+
 def test_a_role_of_the_config_that_nobody_has_is_refused(tmp_path: Path) -> None:
     run = play(tmp_path, LESSON)
     config = {**one_at_a_time(), "roles": {"critc": {"temperature": 0.5}}}

@@ -17,7 +17,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from tutelage.config import Config, EvidenceConfig, StudentsConfig, load_config
-from tutelage.errors import UserError
+from tutelage.errors import GraphError, UserError
 from tutelage.evidence.fact_checking import FactCheck
 from tutelage.generation.casting import cast_of, check_roles, prompt_library
 from tutelage.generation.generate import fast_loop
@@ -102,6 +102,8 @@ async def ajudge(
 ) -> JudgeSummary:
     """`judge` for code that is async itself; cancelled, it leaves all that was decided on disk."""
     folder = Path(run)
+    if by is None and not checks and decisions is not None and (config is not None or again):
+        raise UserError("`config` and `again` are about who judges anew: say who (`by`, `checks`), or leave them out")
     summary = JudgeSummary(folder=folder, role=role)
     if by is not None or checks or decisions is None:
         settings = _Settings.of(folder, config)
@@ -138,6 +140,8 @@ class _Settings:
     graph: str
     seed: int
     """The run's: what is drawn by chance in a dialogue comes from it."""
+    given: bool
+    """Whether the config was given, and is not the run's own."""
 
     @classmethod
     def of(cls, folder: Path, config: Path | str | Mapping[str, Any] | Config | None) -> "_Settings":
@@ -146,14 +150,19 @@ class _Settings:
             # The config's own folder is not written down: a run lies in runs/ beside where it was started, mostly.
             project = folder.resolve().parent.parent if folder.resolve().parent.name == "runs" else Path.cwd()
             own = written.model_copy(update={"folder": project})
-            return cls(config=own, graph=own.graph, seed=written.seed)
+            return cls(config=own, graph=own.graph, seed=written.seed, given=False)
         given = load_config(config)
         graph = given.graph if "graph" in given.model_fields_set else written.graph
-        return cls(config=given, graph=graph, seed=written.seed)
+        return cls(config=given, graph=graph, seed=written.seed, given=True)
 
     def load_graph(self) -> LoadedGraph:
         """The graph whose roles judge."""
-        return load_graph(self.graph, self.config.folder)
+        try:
+            return load_graph(self.graph, self.config.folder)
+        except GraphError as error:
+            if self.given:
+                raise
+            raise GraphError(f"{error}; say beside which config it is (--config CONFIG)") from error
 
 
 def _reviewer(by: str, settings: _Settings) -> FoundReviewer:

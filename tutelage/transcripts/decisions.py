@@ -1,7 +1,7 @@
 """What people and judges decided about a run's dialogues: `decisions.jsonl` beside the transcripts, which never change.
 
 A decision is about a dialogue or one of its turns. Of several by one author about the same, the last one counts. A
-person's `keep` outweighs what judges say.
+person's `keep` outweighs what judges say, but no other person's `drop`.
 """
 
 import fcntl
@@ -188,7 +188,8 @@ def why_not(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return "torn, or no JSON"
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    place = "".join(f"{name}: " for name in map(str, first["loc"]))
+    return place + first["msg"].removeprefix("Value error, ")
 
 
 def _end_last_line(path: Path) -> None:
@@ -215,6 +216,7 @@ def _is_a_decision(line: bytes) -> bool:
 
 
 def _is_dropped(decisions: Sequence[Decision]) -> bool:
-    if any(each.is_a_persons and each.decision != "drop" for each in decisions):
+    by_people = [each for each in decisions if each.is_a_persons]
+    if any(each.decision in ("edit", "prefer") for each in by_people):
         return False
-    return any(each.decision == "drop" for each in decisions)
+    return any(each.decision == "drop" for each in by_people or decisions)
