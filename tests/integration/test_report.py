@@ -258,7 +258,7 @@ def test_decisions_and_agreement_stand_in_the_page(simulated: Path, tmp_path: Pa
     assert read.decisions is not None
     assert (read.decisions.decisions, read.decisions.dropped) == (9, 1)
     assert read.decisions.authors == {"ada": 5, "judge:x": 4}
-    assert "9 (ada 5, judge:x 4); 1 dialogues dropped" in as_page(read_runs([run]))
+    assert "9 (ada 5, judge:x 4); 1 dialogue dropped" in as_page(read_runs([run]))
 
 
 def test_windows_of_a_timeline_hold_each_dialogue_once(simulated: Path) -> None:

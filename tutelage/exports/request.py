@@ -64,7 +64,7 @@ class Request:
     mix: tuple[Path, ...] = ()
     """Files of rows written by people, in the same format: mixed among ours."""
     real_share: float = 0.5
-    """The share of the tokens that those of `mix` shall be."""
+    """The share of what is learnt that rows of `mix` shall be, by characters."""
     any_generation: bool = False
     """Export also what models of the fifth generation and later wrote: trained on what models wrote that were trained on …"""
     licence: str | None = None

@@ -143,7 +143,7 @@ async def _examined(teacher: Teacher, name: str, rendering: Mapping[str, Any]) -
         raise
     except (EndpointRefused, ConfigError) as error:
         raise ConfigError(
-            f"models.{name} cannot be the teacher: {error}. It must be vLLM's server, with a chat template, and started with "
+            f"models.{name} cannot be the teacher: {str(error).rstrip('.')}. It must be vLLM's server, with a chat template, and started with "
             "--max-logprobs for more than 20 tokens in each place"
         ) from None
     return fingerprint

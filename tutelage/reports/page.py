@@ -23,7 +23,7 @@ from tutelage.reports.curves import time_picture, turns_picture, words_picture
 from tutelage.reports.diversity_pictures import diversity_over_time_picture, diversity_picture, value_of
 from tutelage.reports.examples import Draft
 from tutelage.reports.numbers import ReportNumbers, RunNumbers
-from tutelage.reports.picture import Picture, prose, quantile
+from tutelage.reports.picture import Picture, many, prose, quantile
 from tutelage.reports.pictures import (
     acceptance_picture,
     ending_order,
@@ -229,7 +229,7 @@ def _decisions(run: RunNumbers) -> str:
     if not run.decisions:
         return "none"
     by = ", ".join(f"{author} {count:,}" for author, count in run.decisions.authors.items())
-    return f"{run.decisions.decisions:,} ({by}); {run.decisions.dropped:,} dialogues dropped"
+    return f"{run.decisions.decisions:,} ({by}); {many(run.decisions.dropped, 'dialogue')} dropped"
 
 
 def _agreement(run: RunNumbers) -> str:
