@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tutelage.dialogue.stopping import completed, outcome_of
 from tutelage.dialogue.turn import Outcome, Step
 from tutelage.errors import ExportError
 from tutelage.evidence.fact_checking import fact_check
+from tutelage.exports import contents
 from tutelage.exports import files as training_files
 from tutelage.exports.card import TRIAL_MODELS
 from tutelage.exports.export import export
@@ -769,3 +771,31 @@ async def test_parquet_without_pyarrow_says_what_to_install(
         export(runs.path, Request(format="sft"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert export(runs.path, Request(format="sft", files="jsonl"), out=tmp_path / "out").rows == 2
+
+
+async def test_lines_that_cannot_be_read_are_named_and_counted(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcript = await runs.play(script())
+    newer = transcript.as_line().replace(b"transcript/1", b"transcript/9").replace(b'"d0"', b'"d1"')
+    with (runs.path / "transcripts" / "00000.jsonl").open("ab") as file:
+        file.write(b'{"half": \n' + newer + b'{"schema":"tutelage.transc')
+    (runs.path / "decisions.jsonl").write_bytes(b'{"id": "d0"}\n')
+    summary = export(runs.path, Request(format="sft"), out=tmp_path / "out")
+    assert (summary.rows, summary.unreadable) == (2, 4)
+    told = capsys.readouterr().err
+    assert [f"jsonl, line {line}: " in told for line in (1, 2, 3, 4)] == [True] * 4
+    assert "tutelage.transcript/9" in told
+    assert "4 lines" in str(summary)
+
+
+@pytest.mark.parametrize("missing", ["numpy", "threadpoolctl"])
+async def test_without_what_diversity_is_measured_with_the_card_does_without_it(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    await runs.play(script())
+    export(runs.path, Request(format="sft"), out=tmp_path / "with")
+    monkeypatch.setattr(contents, "find_spec", lambda name: None if name == missing else find_spec(name))
+    export(runs.path, Request(format="sft"), out=tmp_path / "without")
+    assert "Vendi" in card_of(tmp_path / "with")[1]
+    assert "Vendi" not in card_of(tmp_path / "without")[1]

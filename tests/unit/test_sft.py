@@ -66,6 +66,7 @@ def test_what_a_person_wrote_instead_is_learnt_and_said_to_be_a_persons(written_
     rows, _ = exported(written_run, tmp_path / "out")
     assert said(rows) == [("human", "Which parts are alike?"), ("model", "Which parts?")]
     assert [(row["origin"], row["score"]) for row in rows] == [("human", None), ("synthetic", 0.8)]
+    assert [row["finish_reason"] for row in rows] == ["", "stop"], "nobody who writes anew is cut off by `max_tokens`"
     assert rows[0]["prompt"] == [{"role": "system", "content": "You teach."}]
     assert "ada" not in str(rows)
 

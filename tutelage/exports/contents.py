@@ -20,7 +20,7 @@ from tutelage.quality.agreement import THE_RUN, Agreement, Agreements, said_by_r
 from tutelage.quality.intervals import Missing
 from tutelage.quality.lesson_tables import as_text, sections
 from tutelage.quality.lessons import LessonTally
-from tutelage.quality.uniformity import Measures, measures_of
+from tutelage.quality.uniformity import NEEDED, Measures, measures_of
 from tutelage.transcripts.decisions import JUDGE, Judged
 from tutelage.transcripts.store import parse_transcript
 from tutelage.transcripts.transcript import Transcript
@@ -118,9 +118,9 @@ class Contents:
         return [each for each in self.agreements if sum(map(_is_a_persons, each.authors)) == 1]
 
     def diversity(self) -> Measures | None:
-        """How much alike the rows' words are; None where a row is no turn, there is no word, or numpy is missing."""
+        """How much alike the rows' words are; None where a row is no turn, there is no word, or a library is missing."""
         texts = self._texts.items()
-        return measures_of(texts) if texts and find_spec("numpy") else None
+        return measures_of(texts) if texts and all(map(find_spec, NEEDED)) else None
 
     def lessons(self, runs: Sequence[Path | str]) -> list[tuple[str, str]]:
         """How the dialogues taught, as far as that was measured: what, and how often with its interval.

@@ -25,6 +25,7 @@ from tutelage.exports.summary import ExportSummary
 from tutelage.transcripts.decisions import Judged, read_decisions
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.store import read_transcripts
+from tutelage.transcripts.terminal import tell_skipped
 
 
 def export(
@@ -104,8 +105,9 @@ def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> 
 
 
 def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
-    def skip(_: str) -> None:
+    def skip(what: str) -> None:
         summary.unreadable += 1
+        tell_skipped(what)
 
     for run in runs:
         decisions = read_decisions(run, on_skip=skip)

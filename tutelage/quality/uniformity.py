@@ -27,6 +27,8 @@ PREFIX: Final = 20
 """Words of each text in the compression ratio that does not reward long texts."""
 NEAR: Final = 0.7
 """From this Jaccard similarity of their 5-grams two texts are near-duplicates (the default of text-dedup)."""
+NEEDED: Final = ("numpy", "threadpoolctl")
+"""Libraries, of the extra quality."""
 
 _WORD: Final = re.compile(r"\w+|[^\w\s]")
 _COLUMNS: Final = 4096

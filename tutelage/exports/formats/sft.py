@@ -196,7 +196,8 @@ def _notes_lost(turns: list[Reply], prompt: Messages, prompts: Prompts) -> bool:
 
 
 def _origin(reply: Reply) -> Row:
-    finish_reason = reply.given.finish_reason or ""
+    # Whoever wrote the words anew was not cut off where the model was.
+    finish_reason = (reply.given.finish_reason or "") if reply.source == "model" else ""
     row = {
         "turn": reply.turn.index,
         "model": reply.given.player,
