@@ -553,6 +553,7 @@ def score(
     role: str = "tutor",
     top_k: int | None = None,
     samples: int | None = None,
+    any_generation: bool = False,
     force: bool = False,
     verbose: bool = False,
 ) -> int:
@@ -579,6 +580,8 @@ def score(
         Keep so many of the likeliest tokens in each place; 20 if not given. More need vLLM's --max-logprobs.
     samples
         Keep so many tokens drawn in each place by their probabilities, instead: 12 do, and they are unbiased.
+    any_generation
+        Score also what models of the fifth generation and later wrote.
     force
         Replace an earlier export in the folder.
     verbose
@@ -599,6 +602,7 @@ def score(
         role=role,
         top_k=top_k,
         samples=samples,
+        any_generation=any_generation,
         force=force,
         progress=True,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from tutelage import generate, read_transcripts
 from tutelage.errors import ConfigError, EndpointUnreachable, ExportError
@@ -218,6 +220,24 @@ def test_what_people_decided_is_honoured(run: Run, tmp_path: Path) -> None:
     assert [row["input_ids"] for row in kept] == [row["input_ids"] for row in others]
 
 
+def test_what_a_late_generation_wrote_is_warned_of_and_then_refused_unless_it_is_asked_for(
+    run: Run, tmp_path: Path
+) -> None:
+    for generation in (3, 5):
+        run_of_it = tmp_path / f"run{generation}"
+        shutil.copytree(run.folder, run_of_it)
+        for path in (run_of_it / "transcripts").iterdir():
+            path.write_text(path.read_text().replace('"generation":1', f'"generation":{generation}'))
+    with capture_logs() as logs:
+        score(tmp_path / "run3", out=tmp_path / "three")
+    assert "late_generation_exported" in {each["event"] for each in logs}
+    assert read_manifest(tmp_path / "three").generation == 3
+    with pytest.raises(ExportError, match=r"is of generation 5: .*--any-generation"):
+        score(tmp_path / "run5", out=tmp_path / "five")
+    assert not list(tmp_path.glob("*five*")), "nothing was made"
+    assert score(tmp_path / "run5", out=tmp_path / "five", any_generation=True).rows
+
+
 # --- who can be the teacher -----------------------------------------------------------------------------------------
 
 
@@ -385,8 +405,10 @@ async def test_what_was_scored_before_an_interruption_is_not_asked_for_again(run
 
 async def test_shards_that_answer_another_question_are_thrown_away(run: Run, tmp_path: Path) -> None:
     await interrupted(run, tmp_path / "scored")
-    summary = await ascore(run.folder, out=tmp_path / "scored", top_k=3)
+    with capture_logs() as logs:
+        summary = await ascore(run.folder, out=tmp_path / "scored", top_k=3)
     assert summary.resumed == 0
+    assert "scoring_begun_anew" in {each["event"] for each in logs}
     assert {len(ids) for row in rows_in(tmp_path / "scored") for ids in row["topk_ids"]} == {3}
 
 

@@ -69,11 +69,7 @@ def refuse_late_generation(transcript: Transcript, request: Request) -> None:
 def concerns(summary: "ExportSummary") -> Iterator[tuple[Concern, str]]:
     """What whoever trains on an export should know of it: each with its kind."""
     if summary.generation >= WARN_FROM:
-        yield (
-            "late_generation",
-            f"generation {summary.generation}: models wrote it that were trained on what models wrote; each generation "
-            f"loses what is rare, and from {REFUSE_FROM} on they are refused",
-        )
+        yield "late_generation", _lateness(summary.generation)
     if summary.request.format in _NOT_IMITATED or not summary.rows:
         return
     if summary.request.mix and summary.real_share < summary.request.real_share - NEARLY:
@@ -92,12 +88,24 @@ def concerns(summary: "ExportSummary") -> Iterator[tuple[Concern, str]]:
 
 def tell(summary: "ExportSummary") -> None:
     """Says what whoever trains on an export should know, in the log."""
+    tell_generation(summary.generation)
     said = {"generation": summary.generation, "real_share": round(summary.real_share, 4)}
     for concern, note in concerns(summary):
         match concern:
-            case "late_generation":
-                log.warning("late_generation_exported", note=note, **said)
             case "human_rows_short":
                 log.warning("human_rows_short", note=note, **said)
             case "mostly_synthetic":
                 log.warning("mostly_synthetic_exported", note=note, **said)
+
+
+def tell_generation(generation: int) -> None:
+    """Says in the log that what was written is of a late generation, if it is."""
+    if generation >= WARN_FROM:
+        log.warning("late_generation_exported", generation=generation, note=_lateness(generation))
+
+
+def _lateness(generation: int) -> str:
+    return (
+        f"generation {generation}: models wrote it that were trained on what models wrote; each generation loses what is "
+        f"rare, and from {REFUSE_FROM} on they are refused"
+    )

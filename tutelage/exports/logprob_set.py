@@ -116,6 +116,9 @@ class LogprobSet:
         note, data = self._folder / ASKED, self._folder / "data"
         if note.exists() and note.read_bytes() == asked:
             return set(self._readable())
+        if shards := self._shards():
+            why = "what was scored before is thrown away: the run's decisions, the teacher or the options have changed"
+            log.warning("scoring_begun_anew", shards=len(shards), note=why)
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir()
         note.write_bytes(asked)

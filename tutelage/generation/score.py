@@ -28,6 +28,7 @@ from tutelage.errors import (
     ModelNotServed,
 )
 from tutelage.exports.formats.sft import SFT
+from tutelage.exports.guard import refuse_late_generation, tell_generation
 from tutelage.exports.logprob_set import LogprobSet, check_out
 from tutelage.exports.logprobs import RAW, Mode, ScoredTurn
 from tutelage.exports.manifest import Manifest
@@ -40,7 +41,7 @@ from tutelage.generation.session import raise_file_limit, unhurried_collector
 from tutelage.generation.teacher import At, Fingerprint, Teacher, Unscorable
 from tutelage.generation.teachers import reach_teacher
 from tutelage.transcripts.decisions import FILE as DECISIONS
-from tutelage.transcripts.decisions import read_decisions
+from tutelage.transcripts.decisions import Judged, read_decisions
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import tell_skipped
@@ -67,6 +68,7 @@ def score(
     role: str = "tutor",
     top_k: int | None = None,
     samples: int | None = None,
+    any_generation: bool = False,
     force: bool = False,
     progress: bool = False,
 ) -> ScoreSummary:
@@ -81,11 +83,13 @@ def score(
         role: Whose turns.
         top_k: How many of the likeliest tokens are asked for in each place; `TOP_K` if not given.
         samples: Keep so many tokens that are drawn in each place by their probabilities, instead of the likeliest.
+        any_generation: Score also what models of the fifth generation and later wrote.
         force: Replace an earlier export in `out`.
         progress: Whether to show progress on stderr.
 
     Raises:
-        UserError: Something is in the way, the teacher cannot be asked, or there is nothing to score.
+        UserError: Something is in the way, the teacher cannot be asked, there is nothing to score, or it is of the fifth
+            generation or later.
         EndpointUnreachable: No endpoint of it answers. What was scored is kept, and the same command goes on with it.
         KeyboardInterrupt: Ctrl-C. The same.
     """
@@ -100,6 +104,7 @@ def score(
                 role=role,
                 top_k=top_k,
                 samples=samples,
+                any_generation=any_generation,
                 force=force,
                 progress=progress,
             )
@@ -116,6 +121,7 @@ async def ascore(
     role: str = "tutor",
     top_k: int | None = None,
     samples: int | None = None,
+    any_generation: bool = False,
     force: bool = False,
     progress: bool = False,
 ) -> ScoreSummary:
@@ -126,7 +132,7 @@ async def ascore(
     run, out = Path(run), Path(out)
     check_out(out, force=force)
     settings = load_config(read_run_yaml(run) if config is None else config)
-    owed = _Owed(run, role)
+    owed = _Owed(run, role, any_generation=any_generation)
     first = next(iter(owed), None)
     if first is None:
         raise ExportError(owed.why_empty())
@@ -170,9 +176,10 @@ class _Reply:
 class _Owed:
     """A role's accepted turns: the rows that an export of format sft has of it, with what was decided about them."""
 
-    def __init__(self, run: Path, role: str) -> None:
+    def __init__(self, run: Path, role: str, *, any_generation: bool) -> None:
         self.run = run
         self.role = role
+        self._request = Request(format="sft", role=role, any_generation=any_generation)
         self.left_out: Counter[LeftOut | Unscorable] = Counter()
         self.unreadable = 0
         self.runs: Counter[str] = Counter()
@@ -187,18 +194,22 @@ class _Owed:
             self.unreadable += 1
             tell_skipped(what)
 
-        request, decisions = Request(format="sft", role=self.role), read_decisions(self.run, on_skip=skip)
+        decisions = read_decisions(self.run, on_skip=skip)
         with Prompts(self.run) as prompts:
             for transcript in self.transcripts(skip):
                 self.runs[transcript.run] += 1
-                judged = decisions.about(transcript)
-                rows = iter([LeftOut.DROPPED]) if judged.is_dropped else SFT.rows(judged, prompts, request)
-                for row in rows:
+                for row in self._rows_of(decisions.about(transcript), prompts):
                     if isinstance(row, LeftOut):
                         self.left_out[row] += 1
                     else:
                         rendering = _rendering(transcript, self.role)
                         yield _Reply(row=row, rendering=rendering, generation=transcript.lineage.generation)
+
+    def _rows_of(self, judged: Judged, prompts: Prompts) -> Iterator[Row | LeftOut]:
+        if judged.is_dropped:
+            return iter([LeftOut.DROPPED])
+        refuse_late_generation(judged.transcript, self._request)
+        return SFT.rows(judged, prompts, self._request)
 
     def transcripts(self, skip: Callable[[str], None] = tell_skipped) -> Iterator[Transcript]:
         """Those of completed dialogues."""
@@ -281,6 +292,7 @@ class _Scoring:
             if not self.summary.rows:
                 raise ExportError(f"none of the turns could be scored: {reasons(self.summary.left_out)}")
             scored.finish(self._manifest(), card(self.summary, self.fingerprint, self.mode))
+        tell_generation(self.generation)
 
     def _new(self, done: set[str]) -> Iterator[_Reply]:
         for reply in self.owed:

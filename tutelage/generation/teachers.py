@@ -143,8 +143,8 @@ async def _examined(teacher: Teacher, name: str, rendering: Mapping[str, Any]) -
         raise
     except (EndpointRefused, ConfigError) as error:
         raise ConfigError(
-            f"models.{name} cannot be the teacher: {str(error).rstrip('.')}. It must be vLLM's server, with a chat template, and started with "
-            "--max-logprobs for more than 20 tokens in each place"
+            f"models.{name} cannot be the teacher: {str(error).rstrip('.')}. It must be vLLM's server, with a chat template, "
+            "and started with --max-logprobs for more than 20 tokens in each place"
         ) from None
     return fingerprint
 
