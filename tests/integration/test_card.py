@@ -56,6 +56,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
+UNNAMED = {"ada": "a person"}
+"""What a card says in place of a person's name."""
+
+
 def decide(run: Path) -> None:
     """A person and a judge say something of the same turns, and not always the same thing."""
     with (run / "decisions.jsonl").open("w") as file:
@@ -212,7 +216,7 @@ def decisions(runs: Sequence[Path]) -> list[Row]:
 
 def decided(runs: Sequence[Path]) -> set[tuple[str, ...]]:
     done = {each["id"] for each in transcripts(runs) if each["outcome"]["status"] == "completed"}
-    return counted(code(each["by"]) for each in decisions(runs) if each["id"] in done)
+    return counted(code(UNNAMED.get(each["by"], each["by"])) for each in decisions(runs) if each["id"] in done)
 
 
 def agreed(runs: Sequence[Path]) -> set[tuple[str, ...]]:
@@ -233,7 +237,7 @@ def agreed(runs: Sequence[Path]) -> set[tuple[str, ...]]:
         yes, its_yes = (sum(pair[place] for pair in pairs) / len(pairs) for place in (0, 1))
         chance = yes * its_yes + (1 - yes) * (1 - its_yes)
         kappa = (same - chance) / (1 - chance)
-        found.add((f"`{one}` and `{other}`", f"{len(pairs):,}", f"{same:.1%}", f"{kappa:.2f}"))
+        found.add((f"`{UNNAMED.get(one, one)}` and `{other}`", f"{len(pairs):,}", f"{same:.1%}", f"{kappa:.2f}"))
     return found
 
 

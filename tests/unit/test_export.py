@@ -799,3 +799,32 @@ async def test_without_what_diversity_is_measured_with_the_card_does_without_it(
     export(runs.path, Request(format="sft"), out=tmp_path / "without")
     assert "Vendi" in card_of(tmp_path / "with")[1]
     assert "Vendi" not in card_of(tmp_path / "without")[1]
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+async def test_a_folder_that_is_named_by_its_place_alone_is_refused(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    await runs.play(script())
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ExportError, match="name a folder in it"):
+        export(runs.path, Request(format="sft"), out=name)
+
+
+async def test_a_run_that_is_named_twice_is_refused(runs: Runs, tmp_path: Path) -> None:
+    await runs.play(script())
+    with pytest.raises(ExportError, match="named twice"):
+        export([runs.path, tmp_path / "." / runs.path.name], Request(format="sft"), out=tmp_path / "out")
+
+
+async def test_the_card_names_no_person(runs: Runs, tmp_path: Path) -> None:
+    """Label Studio knows people by their e-mail addresses."""
+    await runs.play(script())
+    people = ("ada@school.example", "ben@school.example")
+    lines = [{"id": "d0", "turn": turn, "by": by, "decision": "keep"} for turn in (0, 2) for by in people]
+    (runs.path / "decisions.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    export(runs.path, Request(format="sft"), out=tmp_path / "out")
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"school.example" not in written
+    assert "| `person 2` | 2 |" in card_of(tmp_path / "out")[1].splitlines()

@@ -263,11 +263,12 @@ def _beside_people(measure: Measure, found: Measures) -> tuple[str, ...]:
 
 def _judged(contents: Contents) -> dict[str, Any]:
     """What was decided about the dialogues, and how far those who decided agree."""
+    names = contents.names
     return {
-        "authors": [(_code(author), count) for author, count in contents.authors.most_common()],
+        "authors": [(_code(names.get(author, author)), count) for author, count in contents.authors.most_common()],
         "agreements": [
             (
-                " and ".join(map(_code, each.authors)),
+                " and ".join(_code(names.get(author, author)) for author in each.authors),
                 each.agreed.of,
                 f"{each.agreed.share:.1%}",
                 each.kappa.why if isinstance(each.kappa, Missing) else f"{each.kappa.value:.2f}",

@@ -108,6 +108,14 @@ class Contents:
         return self._kinds
 
     @property
+    def names(self) -> dict[str, str]:
+        """By author, what to call it where all may read it: people are not named, for many are known by an e-mail address."""
+        people = [author for author, _ in self.authors.most_common() if _is_a_persons(author)]
+        if len(people) == 1:
+            return {people[0]: "a person"}
+        return {author: f"person {number}" for number, author in enumerate(people, start=1)}
+
+    @property
     def agreements(self) -> list[Agreement]:
         """How far those who judged the same agree."""
         return self._agreements.found()

@@ -46,12 +46,14 @@ def export(
         What was written and what was left out.
 
     Raises:
-        ExportError: `out` is in the way, the format has no such option, there is no row to write, a dialogue is of
-            the fifth generation or later, people's rows cannot be read, or the disk is full.
+        ExportError: `out` is in the way, a run is named twice, the format has no such option, there is no row to write, a
+            dialogue is of the fifth generation or later, people's rows cannot be read, or the disk is full.
         RunFolderError: One of `runs` is no run folder.
     """
     _refuse_what_means_nothing(request)
     runs, out = [runs] if isinstance(runs, Path | str) else runs, Path(out)
+    if len({Path(run).resolve() for run in runs}) < len(runs):
+        raise ExportError("one of the runs is named twice: its dialogues would count twice")
     refuse_to_replace(out, force)
     refuse_late_runs(runs, request)
     try:

@@ -14,8 +14,11 @@ def refuse_to_replace(out: Path, force: bool) -> None:
     """Makes sure that an export may be written there.
 
     Raises:
-        ExportError: It is a file, or a folder that holds something, unless that is an export and `force` is given.
+        ExportError: It is a file, or a folder that holds something, unless that is an export and `force` is given; or it
+            is named by its place alone, as `.` is.
     """
+    if out.name in ("", ".."):
+        raise ExportError(f"{str(out)!r} cannot be replaced by an export: name a folder in it")
     if not out.exists():
         return
     if not out.is_dir():
