@@ -326,7 +326,7 @@ def test_a_judge_that_the_run_disagrees_with_is_warned_about(tmp_path: Path) -> 
         ("ada", "judge:critic/scripted"): 0,
         ("ada", "the run"): 1,
     }
-    assert "κ -1.00" in str(summary)
+    assert "κ -1.00, of which no interval can be told; fewer than 30 say little" in str(summary)
     assert "warning: a κ below 0.6" in str(summary)
 
 

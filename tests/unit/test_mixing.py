@@ -126,7 +126,11 @@ def test_people_s_rows_are_split_and_drawn_when_all_rows_had_to_be_seen_first(ru
     summary, rows = mixed(run, tmp_path / "out", people, best=0.5, validation=0.3)
     assert sum(row["origin"] == "synthetic" for row in rows) == 50
     assert share_of(rows) == pytest.approx(0.5, abs=0.02)
-    assert summary.splits["validation"] > 10
+    train, validation = summary.splits["train"], summary.splits["validation"]
+    assert validation > 10
+    assert f"train {train:,}" in str(summary) and f"validation {validation:,}" in str(summary)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Every speaker is a model**, but in the rows that people wrote" in card
 
 
 def test_no_more_of_people_s_rows_are_read_than_are_needed(

@@ -84,7 +84,7 @@ Only completed dialogues give rows.
 {{ table(["outcome", "reason", "dialogues"], outcomes) }}
 {% if summary.unreadable %}
 
-{{ number(summary.unreadable) }} lines of the transcripts could not be read and are not counted.
+{{ number(summary.unreadable) }} lines of transcripts and decisions could not be read and are not counted.
 {% endif %}
 
 ### What was left out of the completed ones
@@ -161,7 +161,8 @@ for the other):
   they agree with people.
 {% endif %}
 - **Fact-checked means supported by the brief's facts**, as a model read them. It does not mean true.
-- **Every speaker is a model.** What works on a simulated student may not work on a person.
+- **Every speaker is a model**{{ ", but in the rows that people wrote" if summary.mixed }}. What works on a simulated
+  student may not work on a person.
 {% if summary.request.forced %}
 - **Refused turns are in it**: what was said although reviewers still refused it after the last revision.
 {% endif %}

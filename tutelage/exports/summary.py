@@ -144,11 +144,13 @@ class ExportSummary:
             ),
         ]
         if self.unreadable:
-            lines.append(f"  {self.unreadable:,} lines of the transcripts could not be read")
+            lines.append(f"  {self.unreadable:,} lines of transcripts and decisions could not be read")
         if self.mixed:
             lines.append(
                 f"  {self.mixed:,} of the rows were written by people: {self.real_share:.1%} of what is learnt"
             )
+        if len(self.splits) > 1:
+            lines.append(f"  splits: {', '.join(f'{split} {count:,}' for split, count in self.splits.items())}")
         if self.cut_off:
             lines.append(f"  {self.cut_off:,} rows end where the model had no tokens left (finish_reason: length)")
         if lengths := [f"{name} {length:,.0f}" for name, length in self.mean_characters.items()]:

@@ -134,4 +134,8 @@ def _kappa(agreement: Agreement) -> str:
     if not isinstance(kappa, Kappa):
         return f"cannot be told: {kappa.why}"
     few = f"; fewer than {FEW} say little" if agreement.agreed.of < FEW else ""
-    return f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f}){few}"
+    # It has no width where both agree in all or in nothing, or one always says the same: that is no certainty.
+    interval = (
+        f" ({kappa.low:.2f} to {kappa.high:.2f})" if kappa.low < kappa.high else ", of which no interval can be told"
+    )
+    return f"{kappa.value:.2f}{interval}{few}"
