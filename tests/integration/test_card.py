@@ -216,7 +216,7 @@ def decisions(runs: Sequence[Path]) -> list[Row]:
 
 def decided(runs: Sequence[Path]) -> set[tuple[str, ...]]:
     done = {each["id"] for each in transcripts(runs) if each["outcome"]["status"] == "completed"}
-    return counted(code(UNNAMED.get(each["by"], each["by"])) for each in decisions(runs) if each["id"] in done)
+    return counted(code(UNNAMED.get(each["by"]) or each["by"]) for each in decisions(runs) if each["id"] in done)
 
 
 def agreed(runs: Sequence[Path]) -> set[tuple[str, ...]]:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import tutelage
+from tutelage import Brief
 from tutelage.errors import ExportError
 from tutelage.exports.export import export
 from tutelage.exports.formats.registry import FORMATS
@@ -222,6 +223,17 @@ def test_what_a_tool_cannot_hold_is_counted(run: Path, tmp_path: Path) -> None:
     theirs = export(run, Request(format="sft", tool="verl"), out=tmp_path / "verl")
     assert theirs.left_out[LeftOut.HISTORY] == ours.rows - theirs.rows > 0
     assert "export with `whole_dialogue`" in (tmp_path / "verl" / "README.md").read_text()
+
+
+def test_no_row_goes_as_a_duplicate_of_one_that_the_tool_cannot_hold(written_run: Any, tmp_path: Path) -> None:
+    """What is said first in the second dialogue was said in the first one, too, after a turn that verl would learn."""
+    heard, reply = ("student", [("Halves?", "unseen")]), ("tutor", [("Which parts are alike?", "accepted")])
+    brief = Brief(id="halves", topic="fractions")
+    written_run.add(("tutor", [("What do you see?", "accepted")]), heard, reply, brief=brief)
+    written_run.add(heard, reply, id_="d1", brief=brief)
+    summary = export(written_run.path, Request(format="sft", tool="verl"), out=tmp_path / "out")
+    assert {row["id"] for row in written(tmp_path / "out")} == {"d0/0", "d1/1"}
+    assert summary.left_out == {LeftOut.HISTORY: 1}
 
 
 @pytest.mark.parametrize("format_", ["sft", "dpo", "kto", "prm"])

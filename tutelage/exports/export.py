@@ -1,6 +1,7 @@
 """Exports: transcripts as the rows that a training tool reads, as a data set of its own with a card."""
 
 import gc
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -16,6 +17,7 @@ from tutelage.exports.folder import moved_when_whole, refuse_to_replace
 from tutelage.exports.formats.dpo import DPO
 from tutelage.exports.formats.registry import FORMATS
 from tutelage.exports.guard import refuse_late_generation, refuse_late_runs, tell
+from tutelage.exports.layouts.layout import Layout
 from tutelage.exports.layouts.registry import layout_of
 from tutelage.exports.manifest import FILE as MANIFEST
 from tutelage.exports.manifest import Manifest, write_manifest
@@ -95,15 +97,25 @@ def _write(runs: Iterable[Path | str], folder: Path, summary: ExportSummary) -> 
         layout.open(folder, summary.files, summary.columns) as files,
         scrub_log(request, folder) as note_scrubbed,
     ):
-        rows = clean(mix.add_to(_rows(runs, summary)), request, left_out=left_out, folder=folder)
+        # First what the tool cannot hold: no row that it can may go for the sake of one that is not written.
+        held = _held_by(layout, mix.add_to(_rows(runs, summary)), left_out)
+        rows = clean(held, request, left_out=left_out, folder=folder)
         for split, row in mix.take_share(rows):
             laid_out = layout.row(row)
-            if isinstance(laid_out, LeftOut):
-                summary.left_out[laid_out] += 1
+            if isinstance(laid_out, LeftOut):  # for what was put in place of personal data
+                left_out[laid_out] += 1
             else:
                 files.write(split, laid_out)
                 note_scrubbed(split, row)
                 summary.count_row(split, row)
+
+
+def _held_by(layout: Layout, rows: Iterable[Row], left_out: Counter[LeftOut]) -> Iterator[Row]:
+    for row in rows:
+        if isinstance(laid_out := layout.row(row), LeftOut):
+            left_out[laid_out] += 1
+        else:
+            yield row
 
 
 def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
