@@ -15,6 +15,7 @@ import orjson
 
 from tutelage.errors import ExportError
 from tutelage.exports.cleaning.comparing import compared
+from tutelage.exports.rewards import VERIFIERS
 from tutelage.exports.rows import MESSAGES, Column, Kind, Row
 
 LEARNT: Final = (
@@ -22,6 +23,7 @@ LEARNT: Final = (
     *("answer", "verifier"),
 )
 """The columns that a row of people must have, where the format has them."""
+ROLES: Final = ("system", "user", "assistant")
 ENDINGS: Final = (".jsonl", ".ndjson", ".parquet")
 
 _INSTEAD: Final = {"source": "human", "by": "people"}
@@ -102,6 +104,8 @@ class HumanFile:
         row |= {"id": place, "dialogue": place, "brief": place, "role": self._role, "origin": "human"}
         if not compared(row).learnt.strip():
             raise ValueError("it has no text to learn")
+        if reason := _why_unfit(row):
+            raise ValueError(reason)
         return row
 
     def check(self) -> None:
@@ -174,9 +178,25 @@ def _messages(name: str, value: Any) -> list[dict[str, str]]:
     for message in value:
         if message.get("tool_calls"):
             raise ValueError(f"its {name!r} calls tools, for which the rows have no place")
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise ValueError(f"a message of its {name!r} lacks a `role` or a `content` that is a text")
+        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+            raise ValueError(
+                f"a message of its {name!r} lacks a `content` that is a text, or a `role`: {' or '.join(ROLES)}"
+            )
     return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _why_unfit(row: Row) -> str | None:
+    """What keeps a row from being learnt, though each of its columns is what it should be; None if nothing does."""
+    for name in ("completion", "chosen", "rejected"):
+        if name in row and row[name][-1]["role"] != "assistant":
+            return f"its {name!r} ends with what the {row[name][-1]['role']} says: the assistant's words are learnt"
+    if "chosen" in row and row["chosen"] == row["rejected"]:
+        return "its 'chosen' and its 'rejected' are the same"
+    if "completions" in row and len(row["completions"]) != len(row["labels"]):
+        return f"it has {len(row['completions'])} 'completions' and {len(row['labels'])} 'labels'"
+    if "verifier" in row and (row["verifier"] not in VERIFIERS or not row["answer"]):
+        return f"it needs an 'answer', and as its 'verifier' {' or '.join(VERIFIERS)}"
+    return None
 
 
 def _beside(name: str, given: Mapping[str, Any], kind: Kind) -> Any:
