@@ -251,14 +251,23 @@ def test_decisions_and_agreement_stand_in_the_page(simulated: Path, tmp_path: Pa
     (run / "transcripts").mkdir(parents=True)
     (run / "transcripts" / "00000.jsonl").write_bytes((simulated / "transcripts" / "00000.jsonl").read_bytes())
     ids = [each.id for each in read_transcripts(run)]
-    decided = [{"id": id_, "turn": 0, "by": by, "decision": "keep"} for id_ in ids[:4] for by in ("ada", "judge:x")]
-    decided.append({"id": ids[5], "by": "ada", "decision": "drop"})
+    decided: list[dict[str, Any]] = [
+        {"id": id_, "turn": 0, "by": by, "decision": "keep"} for id_ in ids[:4] for by in ("ada", "judge:x")
+    ]
+        {"id": id_, "turn": 0, "by": by, "decision": "keep"} for id_ in ids[:4] for by in ("ada", "judge:x")
+    ]
+    first = read_runs([run]).runs[0].examples.good
+    assert first is not None
+    decided.append({"id": first.id, "by": "ada", "decision": "drop"})
+    decided += [{"id": id_, "turn": 2, "by": "judge:x", "decision": "drop"} for id_ in ids[:6] if id_ != first.id][:4]
     (run / "decisions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in decided))
     [read] = read_runs([run]).runs
     assert read.decisions is not None
-    assert (read.decisions.decisions, read.decisions.dropped) == (9, 1)
-    assert read.decisions.authors == {"ada": 5, "judge:x": 4}
-    assert "9 (ada 5, judge:x 4); 1 dialogue dropped" in as_page(read_runs([run]))
+    assert (read.decisions.decisions, read.decisions.dropped, read.decisions.turns_dropped) == (13, 1, 4)
+    assert read.decisions.authors == {"ada": 5, "judge:x": 8}
+    assert read.examples.good is not None
+    assert read.examples.good.id != first.id, "what somebody dropped is shown to nobody as one that went well"
+    assert "13 (judge:x 8, ada 5); 1 dialogue dropped, 4 turns of others" in as_page(read_runs([run]))
 
 
 def test_windows_of_a_timeline_hold_each_dialogue_once(simulated: Path) -> None:

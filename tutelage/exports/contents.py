@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 from tutelage.exports.cleaning.comparing import imitated
 from tutelage.exports.request import Request
 from tutelage.exports.rows import Row
-from tutelage.quality.agreement import THE_RUN, Agreement, Agreements, said_by_run, said_in
+from tutelage.quality.agreement import THE_RUN, Agreement, Agreements
 from tutelage.quality.intervals import Missing
 from tutelage.quality.lesson_tables import as_text, sections
 from tutelage.quality.lessons import LessonTally
@@ -90,12 +90,7 @@ class Contents:
         if not judged.decisions:
             return
         self.authors.update(each.by for about in judged.decisions.values() for each in about)
-        self._agreements.count(said_in(judged.decisions.get(None, ())))
-        for turn in judged.transcript.turns:
-            said = said_in(judged.decisions.get(turn.index, ()))
-            if said and (by_run := said_by_run(turn)):
-                said = {**said, THE_RUN: by_run}
-            self._agreements.count(said)
+        self._agreements.count_dialogue(judged)
 
     @property
     def kinds(self) -> dict[str, list[tuple[str, int]]]:

@@ -103,10 +103,10 @@ class Agreements:
         for one, other in combinations(sorted(said), 2):
             self._pairs[one, other][said[one], said[other]] += 1
 
-    def count_dialogue(self, judged: Judged, role: str) -> None:
-        """Counts what was decided about a role's turns in a dialogue, beside what the run's own reviewers said of them."""
+    def count_dialogue(self, judged: Judged, role: str | None = None) -> None:
+        """Counts what was decided about a dialogue and a role's turns (or all), beside what the run's own reviewers said."""
         for turn in judged.transcript.turns:
-            if turn.role == role and (said := said_in(judged.decisions.get(turn.index, ()))):
+            if role in (None, turn.role) and (said := said_in(judged.decisions.get(turn.index, ()))):
                 by_run = said_by_run(turn)
                 self.count(said if by_run is None else {**said, THE_RUN: by_run})
         self.count(said_in(judged.decisions.get(None, ())))

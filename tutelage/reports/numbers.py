@@ -29,6 +29,8 @@ class DecisionCount(_Numbers):
     decisions: int
     dropped: int
     """Finished dialogues that are in no export."""
+    turns_dropped: int
+    """Turns of the others that are in none."""
     authors: dict[str, int]
     """Decisions by author; `judge:` stands before those that are no person."""
     agreements: list[Agreement]

@@ -229,7 +229,10 @@ def _decisions(run: RunNumbers) -> str:
     if not run.decisions:
         return "none"
     by = ", ".join(f"{author} {count:,}" for author, count in run.decisions.authors.items())
-    return f"{run.decisions.decisions:,} ({by}); {many(run.decisions.dropped, 'dialogue')} dropped"
+    dropped = (
+        f"{many(run.decisions.dropped, 'dialogue')} dropped, {many(run.decisions.turns_dropped, 'turn')} of others"
+    )
+    return f"{run.decisions.decisions:,} ({by}); {dropped}"
 
 
 def _agreement(run: RunNumbers) -> str:

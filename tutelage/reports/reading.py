@@ -9,14 +9,14 @@ import orjson
 
 from tutelage.dialogue.view import drafts
 from tutelage.errors import ExportError
-from tutelage.quality.agreement import THE_RUN, Agreements, said_by_run, said_in
+from tutelage.quality.agreement import Agreements
 from tutelage.quality.diversity import DiversityTally
 from tutelage.quality.lessons import LessonTally
 from tutelage.reports.examples import ExampleSearch
 from tutelage.reports.numbers import DecisionCount, Origin, ReportNumbers, RunNumbers
 from tutelage.reports.timeline import Timeline
 from tutelage.transcripts.caching import CacheTally
-from tutelage.transcripts.decisions import Decisions, read_decisions
+from tutelage.transcripts.decisions import Decisions, Judged, read_decisions
 from tutelage.transcripts.messages import FILE, PromptParts
 from tutelage.transcripts.statistics import StatisticsTally
 from tutelage.transcripts.store import read_transcripts
@@ -87,6 +87,7 @@ class _RunTally:
         self._authors: Counter[str] = Counter()
         self._agreements = Agreements()
         self._dropped = 0
+        self._turns_dropped = 0
         self._unreadable = 0
         self._briefs: set[str] = set()
         self._turns: Counter[int] = Counter()
@@ -103,8 +104,11 @@ class _RunTally:
 
     def add(self, transcript: Transcript) -> None:
         """Counts a dialogue."""
-        for tally in (self._statistics, self._lessons, self._timeline, self._diversity, self._examples):
+        for tally in (self._statistics, self._lessons, self._timeline, self._diversity):
             tally.add(transcript)
+        judged = self._decisions.about(transcript)
+        if not judged.is_dropped:
+            self._examples.add(transcript)
         if self._caching:
             self._caching.add(transcript)
         self._briefs.add(transcript.brief.id)
@@ -114,7 +118,7 @@ class _RunTally:
         if transcript.outcome.status == "completed":
             self._turns[len(transcript.turns)] += 1
         self._add_turns(transcript)
-        self._add_decisions(transcript)
+        self._add_decisions(judged)
 
     def result(self, run: Path, human: Sequence[Path]) -> RunNumbers:
         """What was counted."""
@@ -149,17 +153,14 @@ class _RunTally:
                 for number in range(made):
                     counts[number] += 1
 
-    def _add_decisions(self, transcript: Transcript) -> None:
-        if not len(self._decisions):
+    def _add_decisions(self, judged: Judged) -> None:
+        if not judged.decisions:
             return
-        judged = self._decisions.about(transcript)
+        turns = judged.transcript.turns
         self._dropped += judged.is_dropped
+        self._turns_dropped += 0 if judged.is_dropped else sum(judged.drops(turn.index) for turn in turns)
         self._authors.update(each.by for about in judged.decisions.values() for each in about)
-        self._agreements.count(said_in(judged.decisions.get(None, ())))
-        for turn in transcript.turns:
-            if said := said_in(judged.decisions.get(turn.index, ())):
-                by_run = said_by_run(turn)
-                self._agreements.count({**said, THE_RUN: by_run} if by_run else said)
+        self._agreements.count_dialogue(judged)
 
     def _decided(self) -> DecisionCount | None:
         if not self._authors:
@@ -167,6 +168,7 @@ class _RunTally:
         return DecisionCount(
             decisions=self._authors.total(),
             dropped=self._dropped,
+            turns_dropped=self._turns_dropped,
             authors=dict(self._authors.most_common()),
             agreements=self._agreements.found(),
         )
