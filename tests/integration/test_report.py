@@ -254,8 +254,6 @@ def test_decisions_and_agreement_stand_in_the_page(simulated: Path, tmp_path: Pa
     decided: list[dict[str, Any]] = [
         {"id": id_, "turn": 0, "by": by, "decision": "keep"} for id_ in ids[:4] for by in ("ada", "judge:x")
     ]
-        {"id": id_, "turn": 0, "by": by, "decision": "keep"} for id_ in ids[:4] for by in ("ada", "judge:x")
-    ]
     first = read_runs([run]).runs[0].examples.good
     assert first is not None
     decided.append({"id": first.id, "by": "ada", "decision": "drop"})
