@@ -77,6 +77,11 @@ def test_a_draft_makes_no_pair_if_who_sent_it_back_has_not_seen_the_revision() -
     assert texts(revisions(*turn_of(refused, draft("b", "accepted", judged_by("critic"))))) == [LeftOut.OTHER_JUDGE]
 
 
+def test_a_draft_of_which_nobody_said_what_is_wrong_makes_no_pair() -> None:
+    refused = draft("a", "rejected", judged_by("critic").model_copy(update={"verdict": "revise"}))
+    assert texts(revisions(*turn_of(refused, draft("b", "accepted", judged_by())))) == [LeftOut.NOTHING_MENDED]
+
+
 def test_a_check_that_no_longer_objects_has_seen_the_revision() -> None:
     refused = draft("a", "rejected", checked_by("plain_speech", issue("form")))
     assert texts(revisions(*turn_of(refused, draft("b", "accepted")))) == [("b", "a")]

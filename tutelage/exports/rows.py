@@ -79,7 +79,7 @@ _ABOUT = {
     LeftOut.EMPTY: "a text is empty",
     LeftOut.IDENTICAL: "the accepted text is the draft that was sent back, word for word",
     LeftOut.REPEATED: "the turn gives a row with the same words already",
-    LeftOut.NOTHING_MENDED: "each issue of the draft is still there in the accepted text",
+    LeftOut.NOTHING_MENDED: "the draft has no issue that is not there in the accepted text, too",
     LeftOut.PROMPT_LOST: "the prompt is not in the run's messages.jsonl",
     LeftOut.REPLY_LOST: "the transcript has what code made of the reply, but not the reply itself",
     LeftOut.DROPPED: "a person or a judge decided against it",

@@ -50,11 +50,11 @@ def _pair(accepted: Attempt, draft: Attempt, number: int, said: Decided) -> Pair
         return LeftOut.EMPTY
     if words_of(accepted.text) == words_of(draft.text):
         return LeftOut.IDENTICAL
-    objected, heard = _objections(draft), _objections(draft, of=_judges_of(accepted))
-    if objected and not heard:
+    heard = _objections(draft, of=_judges_of(accepted))
+    if not heard and _objections(draft):
         return LeftOut.OTHER_JUDGE
     fixed = {issue.dimension for issue in heard} - _still_there(accepted)
-    if objected and not fixed:
+    if not fixed:
         return LeftOut.NOTHING_MENDED
     scores = compared(accepted, draft)
     if scores is not None and scores[0] < scores[1]:
