@@ -21,7 +21,7 @@ demo: $(MADE)  ## Real dialogues with the embedded model, a transcript, an expor
 	$(BIN)/tutelage report demo --out runs/demo/report.html
 
 test: $(MADE)  ## The tests: no GPU, no endpoint, no network but the package index
-	$(BIN)/python -P -m pytest -q
+	$(BIN)/python -P -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-vllm: $(MADE)  ## A whole run against a real vLLM server on the CPU, in an environment of its own (2.4 GB)
 	tests/real/environment.sh vllm
