@@ -66,7 +66,7 @@ class JudgeTally:
             yield f"  {count:,} could not be judged: {reason}; the same command tries them again"
         if self.against:
             most = self.against.most_common(MOST_SAID)
-            others = f", and {len(self.against) - len(most)} others" if len(self.against) > len(most) else ""
+            others = f", and {len(self.against) - len(most)} more" if len(self.against) > len(most) else ""
             yield "  dropped for: " + ", ".join(f"{what} {count:,}" for what, count in most) + others
         if different := self.reviewed - self.as_shown:
             yield (
