@@ -57,7 +57,7 @@ class Scored:
         more = ["--adapter", str(self.tiny.adapters[adapter])] if adapter else []
         lines = "".join(json.dumps({key: row[key] for key in ("input_ids", "loss_mask")}) + "\n" for row in rows)
         script = Path(__file__).with_name("reference_logprobs.py")
-        command = [self.python, script, self.tiny.model, *more]
+        command = list(map(str, [self.python, script, self.tiny.model, *more]))
         done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=300, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
