@@ -135,7 +135,8 @@ KTO: Final = _layout(
     row=_verdict,
     settings={"rl": "kto", "remove_unused_columns": False},
     dataset={"type": "chatml.argilla_chat"},
-    note="For KTO it knows no chat template but its own two: write `llama3.argilla_chat` for a model of the Llama 3 family.\n"
+    note="For KTO it knows no chat template but its own two: write `llama3.argilla_chat` for a model of the Llama 3 family. "
+    "Axolotl 0.19 reads the whole dialogue so; earlier versions took its first two messages for prompt and reply.\n"
     + NEIGHBOURS,
 )
 PRM: Final = _layout(
