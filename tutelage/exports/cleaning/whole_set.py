@@ -1,6 +1,6 @@
 """Steps of an export that must see all rows before the first goes on: they put the rows aside on disk meanwhile.
 
-What they remember of a row is a few numbers in arrays.
+What they remember of a row is a few numbers.
 """
 
 import hashlib
