@@ -18,7 +18,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from tutelage import generate, read_transcripts
-from tutelage.errors import ConfigError, EndpointUnreachable, ExportError
+from tutelage.errors import ConfigError, EndpointFailed, EndpointUnreachable, ExportError
 from tutelage.exports.export import export
 from tutelage.exports.manifest import read_manifest
 from tutelage.exports.request import Request
@@ -401,6 +401,29 @@ async def test_what_was_scored_before_an_interruption_is_not_asked_for_again(run
     assert len(_prefills(run)) == summary.scored + 2, "and twice for the examination"
     assert rows_in(tmp_path / "scored") == rows_in(tmp_path / "whole")
     assert names_in(tmp_path) == ["scored", "whole"]
+
+
+def test_a_turn_that_was_not_answered_is_asked_for_again_by_the_same_command(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Teacher.places
+    failed: list[object] = []
+
+    async def fails_once(self: Teacher, tokens: Tokens, *at: Any) -> Any:
+        if at and not failed:
+            failed.append(at)
+            raise EndpointFailed("it answers others")
+        return await places(self, tokens, *at)
+
+    whole = score(run.folder, out=tmp_path / "whole").rows
+    monkeypatch.setattr(Teacher, "places", fails_once)
+    summary = score(run.folder, out=tmp_path / "scored")
+    assert (summary.exit_code, summary.rows, summary.unanswered) == (1, whole - 1, 1)
+    assert "is not there yet" in str(summary)
+    assert not (tmp_path / "scored").exists()
+    summary = score(run.folder, out=tmp_path / "scored")
+    assert (summary.exit_code, summary.scored, summary.resumed) == (0, 1, whole - 1)
+    assert {row["id"] for row in rows_in(tmp_path / "scored")} == {row["id"] for row in rows_in(tmp_path / "whole")}
 
 
 async def test_shards_that_answer_another_question_are_thrown_away(run: Run, tmp_path: Path) -> None:

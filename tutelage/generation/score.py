@@ -291,6 +291,8 @@ class _Scoring:
             self.summary.unreadable = self.owed.unreadable
             if not self.summary.rows:
                 raise ExportError(f"none of the turns could be scored: {reasons(self.summary.left_out)}")
+            if self.summary.unanswered:
+                return  # the shards stay, and the same command asks for what is missing
             scored.finish(self._manifest(), card(self.summary, self.fingerprint, self.mode))
         tell_generation(self.generation)
 

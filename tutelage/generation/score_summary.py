@@ -50,9 +50,14 @@ class ScoreSummary:
         return self.scored + self.resumed
 
     @property
+    def unanswered(self) -> int:
+        """Turns that the endpoint did not answer for: the data set is not in its place before they are scored."""
+        return self.left_out[Unscorable.FAILED]
+
+    @property
     def exit_code(self) -> int:
         """What the command exits with: 1 if the endpoint did not answer for a turn."""
-        return 1 if self.left_out[Unscorable.FAILED] else 0
+        return 1 if self.unanswered else 0
 
     @property
     def name(self) -> str:
@@ -74,6 +79,8 @@ class ScoreSummary:
             f"  shares its tokenizer with the model that played the role, as shown by: {self.likeness}",
             *(f"  left out: {count:,} {reason} ({reason.about})" for reason, count in self.left_out.most_common()),
         ]
+        if self.unanswered:
+            lines.append(f"  {self.out} is not there yet: the same command asks again for what was not answered")
         if self.unreadable:
             lines.append(f"  {self.unreadable:,} lines were skipped, for they cannot be read")
         return "\n".join(lines)
