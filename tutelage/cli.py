@@ -328,6 +328,25 @@ def export(
 
 
 @app.command
+def push(export: Path, name: str, *, public: bool = False) -> int:
+    """Sends an export that is there already to the Hugging Face Hub.
+
+    Parameters
+    ----------
+    export
+        The export's folder.
+    name
+        The data set's name on the Hub: my-name/my-dataset. The token is HF_TOKEN's.
+    public
+        Let everybody see it; a data set is private without it.
+    """
+    from tutelage.exports.push import push as send
+
+    print(send(export, name, public=public))
+    return 0
+
+
+@app.command
 def judge(
     run: str,
     *,

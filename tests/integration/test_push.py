@@ -102,6 +102,30 @@ def test_large_files_are_put_by_http_where_the_store_is_off(run: Path, out: Path
     assert list(hub.large.values()) == [shard.read_bytes() for shard in shards(out)]
 
 
+def test_rows_of_another_layout_are_not_left_beside_the_new_ones(run: Path, out: Path, hub: Hub) -> None:
+    hub.make(NAME, private=True, files={"export.json": b"{}", "train/data/train-00000-of-00001.jsonl": b"{}"})
+    before = dict(hub.files)
+    done = push(run, out, hub)
+    assert done.returncode == 2
+    assert "would stay beside the new ones" in done.stderr and "(train)" in done.stderr
+    assert hub.files == before
+
+
+def test_an_export_that_is_there_is_sent_by_a_command_of_its_own(run: Path, out: Path, hub: Hub) -> None:
+    assert export(run, out).returncode == 0
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "tutelage", "push", str(out), NAME],
+        env={**plain, "HF_HOME": str(out.parent / "home"), "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "private" in done.stdout
+    assert {"README.md", "export.json"} < hub.files.keys()
+
+
 def test_only_public_makes_it_public(run: Path, out: Path, hub: Hub) -> None:
     done = push(run, out, hub, "--public")
     assert done.returncode == 0, done.stderr

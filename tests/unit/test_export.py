@@ -828,3 +828,20 @@ async def test_the_card_names_no_person(runs: Runs, tmp_path: Path) -> None:
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"school.example" not in written
     assert "| `person 2` | 2 |" in card_of(tmp_path / "out")[1].splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"format": "dpo", "minimal_edit": True, "pairs": "people"}, "is about revisions"),
+        ({"format": "dpo", "gap": 0.2, "pairs": "revisions"}, "is about siblings"),
+        ({"format": "sft", "near": 0.5}, "says what near-duplicates are"),
+        ({"format": "grpo", "drop_artefacts": True}, "nothing that is imitated"),
+    ],
+)
+async def test_options_that_would_change_nothing_are_refused(
+    runs: Runs, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    await runs.play(script())
+    with pytest.raises(ExportError, match=said):
+        export(runs.path, Request(**options), out=tmp_path / "out")

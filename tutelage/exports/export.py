@@ -2,7 +2,7 @@
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -28,6 +28,7 @@ from tutelage.transcripts.decisions import Judged, read_decisions
 from tutelage.transcripts.messages import Prompts
 from tutelage.transcripts.store import read_transcripts
 from tutelage.transcripts.terminal import tell_skipped
+from tutelage.transcripts.transcript import Transcript
 
 
 def export(
@@ -123,13 +124,27 @@ def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
         summary.unreadable += 1
         tell_skipped(what)
 
+    known: set[str] = set()
     for run in runs:
         decisions = read_decisions(run, on_skip=skip)
+        ids: set[str] = set()
         with Prompts(run, in_order=True) as prompts:
             for transcript in read_transcripts(run, on_skip=skip):
+                _refuse_the_same(transcript, run, known)
+                ids.add(transcript.id)
                 summary.count_dialogue(transcript)
                 if transcript.outcome.status == "completed":
                     yield from _rows_of(decisions.about(transcript), prompts, summary)
+        known |= ids
+
+
+def _refuse_the_same(transcript: Transcript, run: Path | str, known: Container[str]) -> None:
+    if transcript.id in known:
+        raise ExportError(
+            f"the dialogue {transcript.id!r} is in two of the runs, {str(run)!r} and an earlier one, so their rows would have "
+            "one id: it is made of the run's name, the brief and the repetition. Leave out one of the runs, or give the one "
+            "that is made anew a name of its own (`run:`)"
+        )
 
 
 def _rows_of(judged: Judged, prompts: Prompts, summary: ExportSummary) -> Iterator[Row]:
@@ -176,8 +191,33 @@ def _refuse_what_means_nothing(request: Request) -> None:
             "no prompt holds what was thought before an earlier turn, so a whole dialogue cannot: leave out `reasoning` or "
             "`whole_dialogue`"
         )
+    for senseless, why in _senseless(request):
+        if senseless:
+            raise ExportError(why)
     if not request.gap >= 0:
         raise ExportError(f"the gap between two scores cannot be {request.gap}: give 0 or more")
+
+
+def _senseless(request: Request) -> Iterator[tuple[bool, str]]:
+    """Options that would change nothing, each with what to say of it."""
+    defaults = Request(format=request.format)
+    kind = request.pairs
+    yield (
+        request.minimal_edit and kind not in ("all", "revisions"),
+        f"`minimal_edit` is about revisions, and `pairs` is {kind!r}: leave out one of the two",
+    )
+    yield (
+        request.gap != defaults.gap and kind not in ("all", "siblings"),
+        f"`gap` is about siblings, and `pairs` is {kind!r}: leave out one of the two",
+    )
+    yield (
+        request.near != defaults.near and request.dedup != "near" and not (request.validation or request.test),
+        "`near` says what near-duplicates are: ask for `dedup` near, or for splits, which keep them together",
+    )
+    yield (
+        request.drop_artefacts and request.format == "grpo",
+        "rows of grpo hold nothing that is imitated: leave out `drop_artefacts`",
+    )
 
 
 _NO_PAIRS: Final = {

@@ -1,6 +1,7 @@
 """Sends an export to the Hugging Face Hub as a data set, by the Hub's own library. What is on disk stays as it is."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,21 +71,23 @@ def push(export: Path | str, name: str, *, public: bool = False) -> Pushed:
     try:
         api = hub.HfApi(library_name="tutelage")
         url = api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)
-        _refuse_what_is_there(api, name, public=public)
-        folders = [f"{entry.name}/*" for entry in export.iterdir() if entry.is_dir()]
+        folders = [entry.name for entry in export.iterdir() if entry.is_dir()]
+        _refuse_what_is_there(api, name, folders, public=public)
         commit = api.upload_folder(
             repo_id=name,
             folder_path=export,
             repo_type="dataset",
             commit_message="Tutelage export",
-            delete_patterns=folders,  # shards of an earlier export, which had more of them, would be read as rows
+            delete_patterns=[
+                f"{folder}/*" for folder in folders
+            ],  # shards of an earlier export, which had more of them, would be read as rows
         )
     except _what_the_library_raises(hub) as error:
         raise ExportError(_told(error, name, export)) from error
     return Pushed(name=name, url=str(url), commit=str(commit.oid), public=public)
 
 
-def _refuse_what_is_there(api: "HfApi", name: str, *, public: bool) -> None:
+def _refuse_what_is_there(api: "HfApi", name: str, folders: Sequence[str], *, public: bool) -> None:
     there = api.dataset_info(name)
     if not public and there.private is False:
         raise ExportError(
@@ -96,6 +99,12 @@ def _refuse_what_is_there(api: "HfApi", name: str, *, public: bool) -> None:
         raise ExportError(
             f"the data set {name!r} is there already and holds no export of Tutelage's: nothing was sent. Choose another "
             "name, or empty it on the Hub"
+        )
+    others = sorted({top for top, _, rest in (file.partition("/") for file in files) if rest and top not in folders})
+    if others:
+        raise ExportError(
+            f"the data set {name!r} has rows that would stay beside the new ones, for they are laid out otherwise "
+            f"({', '.join(others[:3])}): nothing was sent. Empty it on the Hub, or choose another name"
         )
 
 
@@ -112,7 +121,9 @@ def _told(error: BaseException, name: str, export: Path) -> str:
                 f"the token may not write to {name!r}: give it write access, or choose another owner; {kept} ({said})"
             )
         case None:
-            return f"the Hub cannot be reached: check the network and HF_ENDPOINT, then push again; {kept} ({said})"
+            return (
+                f"the Hub cannot be reached: check the network and HF_ENDPOINT, then `tutelage push`; {kept} ({said})"
+            )
     return f"the Hub refused {name!r} with status {status}: {said}; {kept}"
 
 

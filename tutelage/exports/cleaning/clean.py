@@ -61,7 +61,8 @@ def clean(
         rows = _staying(rows, _artefact, left_out)
     if benchmarks:
         rows = _staying(rows, partial(_contaminated, benchmarks), left_out)
-    if request.dedup != "none" or request.against:
+    # Two dialogues with the same words are two tasks: each is decided about by its own id.
+    if (request.dedup != "none" or request.against) and request.format != "label-studio":
         rows = _without_repeats(rows, request, left_out)
     if request.dedup == "near":
         rows = without_near_duplicates(rows, request, left_out, folder)

@@ -12,7 +12,6 @@ from typing import Final, Self
 
 import orjson
 
-from tutelage.errors import ExportError
 from tutelage.exports.layouts.layout import Columns, Layout
 from tutelage.exports.request import FileKind
 from tutelage.exports.rows import Column, Kind, Row
@@ -30,7 +29,6 @@ class TraceFiles:
     def __init__(self, folder: Path, _: FileKind, __: Columns) -> None:
         self._folder = folder / "data"
         self._counts: dict[str, int] = {}
-        self._ids: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -41,19 +39,12 @@ class TraceFiles:
         pass
 
     def write(self, split: str, row: Row) -> None:
-        """Writes a dialogue.
-
-        Raises:
-            ExportError: There was one with this id: it is in two of the runs.
-        """
+        """Writes a dialogue."""
         count = self._counts.get(split, 0)
         self._counts[split] = count + 1
         folder = self._folder / split / f"{count // PER_FOLDER:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         id_ = row["session"]["id"]
-        if id_ in self._ids:
-            raise ExportError(f"the dialogue {id_!r} is in two of the runs: leave one of them out")
-        self._ids.add(id_)
         lines = [row["session"], *row["messages"]]
         text = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
         (folder / f"{_file_name(id_)}.jsonl").write_bytes(text)
