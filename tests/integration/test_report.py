@@ -15,7 +15,7 @@ from tutelage import generate
 from tutelage.errors import ExportError, RunFolderError
 from tutelage.reports.curves import time_picture
 from tutelage.reports.page import as_page
-from tutelage.reports.reading import read_runs
+from tutelage.reports.reading import names_of, read_runs
 from tutelage.reports.report import as_json, write_report
 from tutelage.reports.timeline import MOST_WINDOWS, Timeline
 from tutelage.testing import ScriptedModel, SimulatedEndpoint
@@ -293,3 +293,9 @@ def test_the_command(simulated: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["runs"][0]["run"] == "forty"
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and "say which run" in done.stderr
+
+
+def test_runs_of_one_name_are_told_apart_by_the_folders_above_them() -> None:
+    folders = [Path("/runs/may/lessons"), Path("/runs/june/lessons"), Path("/runs/june/debates")]
+    assert names_of(folders) == ["may/lessons", "june/lessons", "june/debates"]
+    assert names_of(folders[1:]) == ["lessons", "debates"]

@@ -40,6 +40,12 @@ def test_who_has_decided_about_what_is_known(tmp_path: Path) -> None:
     assert not decisions.has("d1", 1, "ada")
 
 
+def test_what_is_about_no_dialogue_of_the_run_is_counted(tmp_path: Path) -> None:
+    put(tmp_path, decided(), decided(id="d9"), decided(id="d9", by="ben"), decided(id="d9", decision="drop"))
+    assert read_decisions(tmp_path).astray({"d0"}) == 2
+    assert read_decisions(tmp_path).astray({"d0", "d9"}) == 0
+
+
 def test_a_torn_last_line_is_cut_off_and_all_before_it_survives(tmp_path: Path) -> None:
     put(tmp_path, decided(), decided(turn=2))
     torn = (tmp_path / FILE).read_bytes()[:-9]

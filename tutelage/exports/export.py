@@ -135,15 +135,16 @@ def _rows(runs: Iterable[Path | str], summary: ExportSummary) -> Iterator[Row]:
                 summary.count_dialogue(transcript)
                 if transcript.outcome.status == "completed":
                     yield from _rows_of(decisions.about(transcript), prompts, summary)
+        summary.astray += decisions.astray(ids)
         known |= ids
 
 
 def _refuse_the_same(transcript: Transcript, run: Path | str, known: Container[str]) -> None:
     if transcript.id in known:
         raise ExportError(
-            f"the dialogue {transcript.id!r} is in two of the runs, {str(run)!r} and an earlier one, so their rows would have "
-            "one id: it is made of the run's name, the brief and the repetition. Leave out one of the runs, or give the one "
-            "that is made anew a name of its own (`run:`)"
+            f"the dialogue {transcript.id!r} is in two of the runs, {str(run)!r} and an earlier one: rows of both would have "
+            "one id, made of the run's name, the brief and the repetition. Leave out one of the runs, or give the one that is "
+            "made anew a name of its own (`run:`)"
         )
 
 

@@ -40,6 +40,8 @@ class ExportSummary:
     """Characters that are to be learnt, by their origin: human or synthetic."""
     generation: int = 0
     """The highest among the dialogues that give rows."""
+    astray: int = 0
+    """Decisions about dialogues that their run does not have."""
     cut_off: int = 0
     """Rows whose text ends where the model had no tokens left."""
     roles: defaultdict[str, Counter[str]] = field(default_factory=partial(defaultdict, Counter))
@@ -145,6 +147,8 @@ class ExportSummary:
         ]
         if self.unreadable:
             lines.append(f"  {self.unreadable:,} lines of transcripts and decisions could not be read")
+        if self.astray:
+            lines.append(f"  {self.astray:,} decisions are about dialogues that their run does not have")
         if self.mixed:
             lines.append(
                 f"  {self.mixed:,} of the rows were written by people: {self.real_share:.1%} of what is learnt"

@@ -35,7 +35,19 @@ def read_runs(runs: Sequence[Path | str], *, human: Sequence[Path] = ()) -> Repo
         RunFolderError: One is no run folder.
         ExportError: A file of what people wrote cannot be read, or numpy is not installed.
     """
-    return ReportNumbers(runs=[_read(Path(run), human) for run in runs])
+    folders = [Path(run).resolve() for run in runs]
+    return ReportNumbers(
+        runs=[_read(folder, name, human) for folder, name in zip(folders, names_of(folders), strict=True)]
+    )
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What to call each: its own name, with as many of the folders above it as tell it from the others."""
+    for length in range(1, max((len(folder.parts) for folder in folders), default=1)):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len({*names}) == len({*folders}):
+            return names
+    return [str(folder) for folder in folders]
 
 
 def human_texts(files: Sequence[Path]) -> Iterator[str]:
@@ -63,14 +75,14 @@ def _text_of(line: bytes, place: str) -> str:
     return text
 
 
-def _read(run: Path, human: Sequence[Path]) -> RunNumbers:
+def _read(run: Path, name: str, human: Sequence[Path]) -> RunNumbers:
     messages = run / FILE
     decisions = read_decisions(run, on_skip=tell_skipped)
     with messages.open("rb") if messages.is_file() else nullcontext() as lines:
         tally = _RunTally(decisions, CacheTally(PromptParts(lines), block=1) if lines else None)
         for transcript in read_transcripts(run, on_skip=tally.skip):
             tally.add(transcript)
-        return tally.result(run, human)
+        return tally.result(run, name, human)
 
 
 class _RunTally:
@@ -120,9 +132,8 @@ class _RunTally:
         self._add_turns(transcript)
         self._add_decisions(judged)
 
-    def result(self, run: Path, human: Sequence[Path]) -> RunNumbers:
+    def result(self, run: Path, name: str, human: Sequence[Path]) -> RunNumbers:
         """What was counted."""
-        name = run.resolve().name
         return RunNumbers(
             run=name,
             statistics=self._statistics.result(name, self._caching.all() if self._caching else []),

@@ -7,7 +7,7 @@ person's `keep` outweighs what judges say, but no other person's `drop`.
 import fcntl
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +122,10 @@ class Decisions:
     def has(self, id_: str, turn: int | None, by: str) -> bool:
         """Whether an author has decided about a turn, or about a whole dialogue."""
         return (turn, by) in self._last(id_)
+
+    def astray(self, ids: Container[str]) -> int:
+        """How many are about none of these dialogues."""
+        return sum(len(self._last(id_)) for id_ in self._lines if id_ not in ids)
 
     def about(self, transcript: Transcript) -> Judged:
         """The transcript with what was decided about it."""
