@@ -143,8 +143,8 @@ def _refuse_the_same(transcript: Transcript, run: Path | str, known: Container[s
     if transcript.id in known:
         raise ExportError(
             f"the dialogue {transcript.id!r} is in two of the runs, {str(run)!r} and an earlier one: rows of both would have "
-            "one id, made of the run's name, the brief and the repetition. Leave out one of the runs, or give the one that is "
-            "made anew a name of its own (`run:`)"
+            "one id, made of the run's name, the brief and the repetition. Leave out one of the runs, or give the one that "
+            "is made anew a name of its own (`run:`)"
         )
 
 
