@@ -155,9 +155,9 @@ def _cases(folder: Path, options: argparse.Namespace) -> Iterator[Case]:
                 "graph": f"{ROOT / 'benchmarks' / 'spoken_lesson.py'}:spoken_lesson",
                 "roles": dict.fromkeys(("tutor", "classmate", "student"), sampling),
                 "limits": {"messages": options.messages, "tokens": 2048},
-                "concurrency": options.concurrency // 4,
+                "concurrency": options.concurrency,
             },
-            dialogues=options.dialogues // 4,
+            dialogues=options.dialogues * 2 // 3,
             block_size=32,
         )
         with _real(options.python.absolute(), folder) as serve:
@@ -249,9 +249,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--replicas", nargs="*", type=int, default=[2, 4], help="simulated ones: a case for each number"
     )
-    parser.add_argument("--dialogues", type=int, default=192, help="of each run; a quarter of them on real replicas")
+    parser.add_argument("--dialogues", type=int, default=192, help="of each run; two thirds of them on real replicas")
     parser.add_argument("--messages", type=int, default=8, help="public turns of a dialogue")
-    parser.add_argument("--concurrency", type=int, default=64, help="dialogues at once; a quarter on real replicas")
+    parser.add_argument("--concurrency", type=int, default=64, help="dialogues at once")
     parser.add_argument("--memory", type=float, default=1.5, help="of all caches, in multiples of the working set")
     parser.add_argument("--real", action="store_true", help="two replicas of vLLM on the CPU, too")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-vllm" / "bin" / "python", help="that has vLLM")
