@@ -78,6 +78,11 @@ class Logprobs(Record):
     """For each token the likeliest ones in its place, where they were asked for."""
 
 
+def player_name(model: str, adapter: str | None) -> str:
+    """What a player is called: the model, or `model+adapter`."""
+    return f"{model}+{adapter}" if adapter else model
+
+
 class Call(Record):
     """One call of a model: what was asked for, where, and what it took.
 
@@ -117,7 +122,7 @@ class Call(Record):
     @property
     def player(self) -> str:
         """Who answered: the model, or `model+adapter`."""
-        return f"{self.model}+{self.adapter}" if self.adapter else self.model
+        return player_name(self.model, self.adapter)
 
     @property
     def is_further_candidate(self) -> bool:

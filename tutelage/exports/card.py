@@ -200,38 +200,36 @@ def dataset_card(summary: ExportSummary, runs: Sequence[Path | str]) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    helpers = {"code": _code, "number": _number, "table": _table}
+    helpers = {"code": code, "number": _number, "table": _table}
     return environment.from_string(_CARD).render(
         **helpers,
         **_made(summary),
         **_measured(summary, runs),
         **_judged(summary.contents),
         summary=summary,
-        title=f"{', '.join(map(_code, sorted(summary.runs)))}: {summary.format.name} for {_code(summary.request.role)}",
+        title=f"{', '.join(map(code, sorted(summary.runs)))}: {summary.format.name} for {code(summary.request.role)}",
         front_matter=yaml.safe_dump(_front_matter(summary), sort_keys=False, allow_unicode=True),
-        trial=", ".join(_code(model) for model in sorted(_trial_models(summary))),
+        trial=", ".join(code(model) for model in sorted(_trial_models(summary))),
         concerns=[note for _, note in concerns(summary)],
-        fields=[(_code(name), _kind_name(column.kind), column.about) for name, column in summary.columns.items()],
+        fields=[(code(name), _kind_name(column.kind), column.about) for name, column in summary.columns.items()],
     )
 
 
 def _made(summary: ExportSummary) -> dict[str, Any]:
     """What was counted of the dialogues, as rows of tables."""
     return {
-        "outcomes": [(status, _code(reason), count) for (status, reason), count in summary.outcomes.most_common()],
+        "outcomes": [(status, code(reason), count) for (status, reason), count in summary.outcomes.most_common()],
         "left_out": [(reason.value, reason.about, count) for reason, count in summary.left_out.most_common()],
-        "runs": [(_code(run), count) for run, count in summary.runs.most_common()],
-        "graphs": [(_code(name), _code(sha256[:16]), count) for (name, sha256), count in summary.graphs.most_common()],
+        "runs": [(code(run), count) for run, count in summary.runs.most_common()],
+        "graphs": [(code(name), code(sha256[:16]), count) for (name, sha256), count in summary.graphs.most_common()],
         "origins": [(*key, count) for key, count in summary.origins.most_common()],
         "players": [
-            (_code(role), _code(who), count)
+            (code(role), code(who), count)
             for role, whos in summary.roles.items()
             for who, count in whos.most_common()
             if count
         ],
-        "versions": [
-            (_code(name), _code(version), count) for (name, version), count in sorted(summary.versions.items())
-        ],
+        "versions": [(code(name), code(version), count) for (name, version), count in sorted(summary.versions.items())],
     }
 
 
@@ -242,9 +240,7 @@ def _measured(summary: ExportSummary, runs: Sequence[Path | str]) -> dict[str, A
     has_band = alike is not None and MEASURES[0].human(alike.texts) is not None
     return {
         "splits": [(split, count.rows, len(count.briefs)) for split, count in contents.splits.items()],
-        "kinds": {
-            name: [(_code(value), count) for value, count in counted] for name, counted in contents.kinds.items()
-        },
+        "kinds": {name: [(code(value), count) for value, count in counted] for name, counted in contents.kinds.items()},
         "steps": contents.steps.most_common(),
         "longer": mean["chosen"] / mean["rejected"] - 1 if mean.get("rejected") else None,
         "lessons": [(_plain(what), _plain(value)) for what, value in contents.lessons(runs)],
@@ -266,10 +262,10 @@ def _judged(contents: Contents) -> dict[str, Any]:
     """What was decided about the dialogues, and how far those who decided agree."""
     names = contents.names
     return {
-        "authors": [(_code(names.get(author, author)), count) for author, count in contents.authors.most_common()],
+        "authors": [(code(names.get(author, author)), count) for author, count in contents.authors.most_common()],
         "agreements": [
             (
-                " and ".join(_code(names.get(author, author)) for author in each.authors),
+                " and ".join(code(names.get(author, author)) for author in each.authors),
                 each.agreed.of,
                 f"{each.agreed.share:.1%}",
                 each.kappa.why if isinstance(each.kappa, Missing) else f"{each.kappa.value:.2f}",
@@ -349,7 +345,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *body))
 
 
-def _code(name: str) -> str:
+def code(name: str) -> str:
+    """A name that users and endpoints chose, as Markdown: it neither ends a table's cell nor begins a tag."""
     return f"`{name.translate(_UNSAFE).strip()}`"
 
 

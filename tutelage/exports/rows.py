@@ -180,8 +180,10 @@ def identity(transcript: Transcript, role: str, *place: int | str) -> Row:
 
 
 def accepted(turn: Turn) -> Attempt:
-    """The one attempt of a turn that was said."""
-    return next(attempt for attempt in turn.attempts if attempt.status == "accepted")
+    """The attempt that was said, of a turn that a model made."""
+    attempt = turn.accepted
+    assert attempt is not None
+    return attempt
 
 
 def said(text: str) -> Messages:

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from tutelage.config import Config, ModelConfig, Training
 from tutelage.dialogue.brief import Brief
-from tutelage.dialogue.turn import Call
+from tutelage.dialogue.turn import Call, player_name
 from tutelage.errors import ConfigError, ExportError
 from tutelage.exports.manifest import Manifest, read_manifest
 from tutelage.transcripts.transcript import Lineage
@@ -62,7 +62,7 @@ def lineage_of(calls: Iterable[Call], brief: Brief, ancestry: Ancestry) -> Linea
     return Lineage(
         origin="synthetic",
         generation=1 + max(models.generation, brief.generation),
-        parents=sorted(f"{model}+{adapter}" if adapter else model for model, adapter in players),
+        parents=sorted(player_name(*player) for player in players),
         real_share=models.real_share,
     )
 

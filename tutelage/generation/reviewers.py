@@ -19,7 +19,7 @@ from tutelage.dialogue.critique import Reviewer
 from tutelage.dialogue.gate import Gate
 from tutelage.dialogue.nodes import Draft, Speak, actions_of, review
 from tutelage.dialogue.state import Dialogue
-from tutelage.dialogue.turn import Attempt, Issue, Review
+from tutelage.dialogue.turn import Attempt, Issue, Review, player_name
 from tutelage.dialogue.weighing import Sees, refusals_in, refused_by, weigh
 from tutelage.errors import GraphError, TutelageError
 from tutelage.generation.choosing_again import Chooser, chooses
@@ -273,7 +273,7 @@ def _model(player: Player) -> str:
     """The name of a player's model, as `model+adapter`."""
     model = getattr(player.model, "model", None) or player.model._llm_type
     adapter = getattr(player.model, "adapter", None)
-    return f"{model}+{adapter}" if adapter else str(model)
+    return player_name(str(model), adapter)
 
 
 def _named(place: str, folder: Path, option: str) -> tuple[Any, Path | None]:

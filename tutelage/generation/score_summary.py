@@ -12,6 +12,8 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tutelage.dialogue.turn import player_name
+from tutelage.exports.card import code
 from tutelage.exports.logprob_set import fields_of
 from tutelage.exports.logprobs import Mode
 from tutelage.exports.rows import LeftOut
@@ -62,7 +64,7 @@ class ScoreSummary:
     @property
     def name(self) -> str:
         """The teacher, as it is named."""
-        return f"{self.teacher.model}+{self.teacher.adapter}" if self.teacher.adapter else self.teacher.model
+        return player_name(self.teacher.model, self.teacher.adapter)
 
     @property
     def kept(self) -> str:
@@ -116,16 +118,16 @@ def _lines(summary: ScoreSummary) -> Callable[[], None]:
 def card(summary: ScoreSummary, fingerprint: Fingerprint, mode: Mode) -> str:
     """The text of the data set's card."""
     left_out = "\n".join(f"- {count:,} {reason}: {reason.about}" for reason, count in summary.left_out.most_common())
-    return f"""# Log-probabilities of what `{_plain(summary.role)}` said
+    return f"""# Log-probabilities of what {code(summary.role)} said
 
 {summary.rows:,} turns that were accepted in dialogues between models, made by Tutelage, each with what the teacher
-`{_plain(summary.name)}` says of every token: {summary.kept} in its place, and the probability of all others as one number.
+{code(summary.name)} says of every token: {summary.kept} in its place, and the probability of all others as one number.
 A second pass gave them, after the dialogues were over: one prefill of each turn, at temperature 1.
 
 | | |
 |---|---|
-| role | `{_plain(summary.role)}` |
-| teacher | `{_plain(summary.name)}` |
+| role | {code(summary.role)} |
+| teacher | {code(summary.name)} |
 | kept in each place | {summary.kept} |
 | turns | {summary.rows:,} |
 | shares its tokenizer with the model that played the role, as shown by | {summary.likeness} |
@@ -143,7 +145,3 @@ or .002. Prompts are rendered by the teacher's chat template.
 
 {left_out or "Nothing."}
 """
-
-
-def _plain(name: str) -> str:
-    return name.translate({ord(character): " " for character in "\n\r\t`|<>"}).strip()
