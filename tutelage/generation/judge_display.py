@@ -1,22 +1,19 @@
 """How `tutelage judge` shows its progress: a bar for a person at a terminal, log lines otherwise."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tutelage.generation.judge_summary import JudgeTally
+from tutelage.generation.progress import now_and_then
 from tutelage.transcripts.store import raw_lines
 
 log = structlog.get_logger()
-
-REPORT: Final = 10.0
-"""Seconds between two lines where nobody watches."""
 
 
 @contextmanager
@@ -32,7 +29,7 @@ def show_judging(folder: Path, tallies: Sequence[JudgeTally], *, shown: bool) ->
     if not shown:
         yield lambda: None
     elif not console.is_terminal:
-        yield _lines(tallies)
+        yield now_and_then(partial(_tell, tallies))
     else:
         columns = (TextColumn("dialogues"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -45,18 +42,10 @@ def _said(tallies: Sequence[JudgeTally]) -> str:
     return f"{kept:,} turns kept, {dropped:,} dropped"
 
 
-def _lines(tallies: Sequence[JudgeTally]) -> Callable[[], None]:
-    last = time.monotonic()
-
-    def advance() -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT:
-            last = time.monotonic()
-            log.info(
-                "turns_judged",
-                kept=sum(each.kept for each in tallies),
-                dropped=sum(each.dropped for each in tallies),
-                failed=sum(each.failed.total() for each in tallies),
-            )
-
-    return advance
+def _tell(tallies: Sequence[JudgeTally]) -> None:
+    log.info(
+        "turns_judged",
+        kept=sum(each.kept for each in tallies),
+        dropped=sum(each.dropped for each in tallies),
+        failed=sum(each.failed.total() for each in tallies),
+    )

@@ -146,6 +146,19 @@ class Tally:
         return next((sample for sample in reversed(self._samples) if sample[0] <= since), self._samples[0])
 
 
+def now_and_then(say: Callable[[], None], every: float = REPORT) -> Callable[[], None]:
+    """What is called often, and says something at most once in so many seconds: where nobody watches."""
+    last = time.monotonic()
+
+    def called() -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            say()
+
+    return called
+
+
 @asynccontextmanager
 async def show_progress(
     tally: Tally, *, name: str, note: Callable[[], str] | None = None, every: float = REPORT

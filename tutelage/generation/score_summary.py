@@ -1,12 +1,11 @@
 """What `tutelage score` says: how far it is, what it has written in the end, and the data set's card."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 from rich.console import Console
@@ -17,13 +16,11 @@ from tutelage.exports.card import code
 from tutelage.exports.logprob_set import fields_of
 from tutelage.exports.logprobs import Mode
 from tutelage.exports.rows import LeftOut
+from tutelage.generation.progress import now_and_then
 from tutelage.generation.teacher import Fingerprint, Teacher, Unscorable
 from tutelage.generation.teachers import Likeness
 
 log = structlog.get_logger()
-
-REPORT: Final = 10.0
-"""Seconds between two lines where nobody watches."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,7 +92,7 @@ def show_scoring(summary: ScoreSummary, *, shown: bool) -> Iterator[Callable[[],
     if not shown:
         yield lambda: None
     elif not console.is_terminal:
-        yield _lines(summary)
+        yield now_and_then(partial(_tell, summary))
     else:
         columns = (TextColumn("turns"), BarColumn(), TextColumn("{task.completed:,.0f}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as bar:
@@ -103,16 +100,8 @@ def show_scoring(summary: ScoreSummary, *, shown: bool) -> Iterator[Callable[[],
             yield lambda: bar.advance(task)
 
 
-def _lines(summary: ScoreSummary) -> Callable[[], None]:
-    last = time.monotonic()
-
-    def advance() -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT:
-            last = time.monotonic()
-            log.info("turns_scored", turns=summary.scored, tokens=summary.tokens, left_out=summary.left_out.total())
-
-    return advance
+def _tell(summary: ScoreSummary) -> None:
+    log.info("turns_scored", turns=summary.scored, tokens=summary.tokens, left_out=summary.left_out.total())
 
 
 def card(summary: ScoreSummary, fingerprint: Fingerprint, mode: Mode) -> str:
