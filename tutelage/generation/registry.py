@@ -1,8 +1,6 @@
 """Finds a graph by the name that the config gives it, and makes sure that it is one."""
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -16,6 +14,7 @@ from tutelage.dialogue.agent import Agent
 from tutelage.dialogue.nodes import agents_of
 from tutelage.dialogue.shapes import as_data
 from tutelage.errors import GraphError
+from tutelage.generation.own_code import import_file
 from tutelage.transcripts.transcript import GraphIdentity
 
 GROUP = "tutelage.graphs"
@@ -93,19 +92,14 @@ def registered_graphs() -> list[str]:
 def _from_file(name: str, path: Path, function: str) -> LoadedGraph:
     if not path.is_file():
         raise GraphError(f"the graph {name!r} is not there: no file {path}")
-    project = path.parent.parent if path.parent.name == "graphs" else path.parent
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))
-    spec = importlib.util.spec_from_file_location(f"tutelage_graph_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise GraphError(f"the graph {name!r} is no Python file: write graphs/mine.py:my_graph")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic and get_type_hints look a class's module up here
     try:
-        spec.loader.exec_module(module)
+        imported = import_file(path, kind="graph", rooms=("graphs",))
     except Exception as error:
         raise GraphError(f"the graph {name!r} does not import: {_said(error)}") from error
-    own = [key for key, value in vars(module).items() if callable(value) and value.__module__ == spec.name]
+    if imported is None:
+        raise GraphError(f"the graph {name!r} is no Python file: write graphs/mine.py:my_graph")
+    module, project = imported
+    own = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
     if function not in own:
         raise GraphError(
             f"the graph {name!r}: {path.name} has no function {function!r}; it has {', '.join(own) or 'none'}"

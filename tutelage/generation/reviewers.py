@@ -1,8 +1,6 @@
 """Who judges stored transcripts: a reviewer of a graph, one of one's own, or a check in code; and what it makes of a turn."""
 
 import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from tutelage.dialogue.turn import Attempt, Issue, Review, player_name
 from tutelage.dialogue.weighing import Sees, refusals_in, refused_by, weigh
 from tutelage.errors import GraphError, TutelageError
 from tutelage.generation.choosing_again import Chooser, chooses
+from tutelage.generation.own_code import import_file
 from tutelage.generation.registry import DialogueGraph, LoadedGraph, load_graph
 from tutelage.transcripts.decisions import JUDGE
 
@@ -301,13 +300,6 @@ def _imported(source: str, folder: Path, what: str) -> tuple[ModuleType, Path | 
     path = (folder / Path(source).expanduser()).resolve()
     if not path.is_file():
         raise GraphError(f"{what}: there is no file {path}")
-    project = path.parent.parent if path.parent.name in OF_A_PROJECT else path.parent
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))
-    spec = importlib.util.spec_from_file_location(f"tutelage_judge_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic and get_type_hints look a class's module up here
-    spec.loader.exec_module(module)
-    return module, project
+    imported = import_file(path, kind="judge", rooms=OF_A_PROJECT)
+    assert imported is not None  # it ends in .py
+    return imported
